@@ -1,0 +1,14 @@
+//! The HTTP edge: one file per tag of `openapi.yaml`; each handler extracts, calls and answers.
+//!
+//! What handlers share is in [`request`]: bodies, paths and queries, each refused with its own
+//! code, and rooms as asked for.
+
+pub mod connections;
+pub mod error;
+pub mod health;
+pub mod join;
+pub mod messages;
+pub mod pages;
+pub mod request;
+pub mod rooms;
+pub mod stream;

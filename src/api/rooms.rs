@@ -1,0 +1,348 @@
+//! REST for CMS back ends: the counts of one blog or many, the top rooms, the whole service.
+
+use aws_lc_rs::digest;
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    error::{ApiError, Code},
+    request::{self, BlogRoom, JsonBody, Named, Query, rooms_required},
+};
+use crate::{
+    app::App,
+    auth::{Backend, Reader, token::Scope},
+    hub::{Occupancy, RoomId},
+    sse::Count,
+};
+
+/// Most rooms in one call for counts.
+const MAX_COUNTS: usize = 1_000;
+
+/// The body of a call for many counts.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CountsBody {
+    rooms: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Counts<'a> {
+    counts: Vec<Count<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct RoomsPage<'a> {
+    rooms: Vec<Count<'a>>,
+    next_cursor: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Stats<'a> {
+    viewers: u32,
+    connections: u32,
+    members: u32,
+    rooms: u32,
+    nodes: [Node<'a>; 1],
+}
+
+/// One running process.
+#[derive(Debug, Serialize)]
+struct Node<'a> {
+    name: &'a str,
+    connections: u32,
+    since: String,
+    lag_ms: u64,
+}
+
+/// `GET /v1/blogs/{blog_id}/count`.
+///
+/// # Errors
+///
+/// As `openapi.yaml` lists them.
+pub async fn blog_count(
+    State(app): State<App>,
+    reader: Reader,
+    Named(BlogRoom(room)): Named<BlogRoom>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    one_count(&app, &reader, &room, &headers)
+}
+
+/// `GET /v1/rooms/{room}`.
+///
+/// # Errors
+///
+/// As `openapi.yaml` lists them.
+pub async fn room_count(
+    State(app): State<App>,
+    reader: Reader,
+    Named(room): Named<RoomId>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    one_count(&app, &reader, &room, &headers)
+}
+
+fn one_count(
+    app: &App,
+    reader: &Reader,
+    room: &RoomId,
+    headers: &HeaderMap,
+) -> Result<Response, ApiError> {
+    reader.may_read(room)?;
+    let count = Count::of(room, app.hub().occupancy(room));
+    let public = reader.anonymous().open(room);
+    cacheable(&count, public, headers)
+}
+
+/// `GET /v1/counts`.
+///
+/// # Errors
+///
+/// As `openapi.yaml` lists them.
+pub async fn counts(
+    State(app): State<App>,
+    reader: Reader,
+    query: Query,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    many_counts(&app, &reader, query.rooms()?, Some(&headers))
+}
+
+/// `POST /v1/counts`.
+///
+/// # Errors
+///
+/// As `openapi.yaml` lists them.
+pub async fn post_counts(
+    State(app): State<App>,
+    reader: Reader,
+    JsonBody(body): JsonBody<CountsBody, { 256 << 10 }>,
+) -> Result<Response, ApiError> {
+    many_counts(&app, &reader, request::names(body.rooms)?, None)
+}
+
+fn many_counts(
+    app: &App,
+    reader: &Reader,
+    asked: Vec<RoomId>,
+    headers: Option<&HeaderMap>,
+) -> Result<Response, ApiError> {
+    let mut seen = std::collections::HashSet::new();
+    let rooms: Vec<RoomId> = asked
+        .into_iter()
+        .filter(|room| seen.insert(room.clone()))
+        .collect();
+    if rooms.is_empty() {
+        return Err(rooms_required());
+    }
+    if rooms.len() > MAX_COUNTS {
+        return Err(ApiError::new(
+            Code::TooManyRooms,
+            "At most 1,000 counts may be asked for in one call.",
+        ));
+    }
+    for room in &rooms {
+        reader.may_read(room)?;
+    }
+    let count = |room| Count::of(room, app.hub().occupancy(room));
+    let counts = Counts {
+        counts: rooms.iter().map(count).collect(),
+    };
+    match headers {
+        Some(headers) => {
+            let public = rooms.iter().all(|room| reader.anonymous().open(room));
+            cacheable(&counts, public, headers)
+        }
+        None => Ok(([(header::CACHE_CONTROL, "no-store")], Json(counts)).into_response()),
+    }
+}
+
+/// `GET /v1/rooms`: the occupied rooms that the caller may read, most viewers first or by name.
+///
+/// # Errors
+///
+/// As `openapi.yaml` lists them.
+pub async fn list(
+    State(app): State<App>,
+    reader: Reader,
+    query: Query,
+) -> Result<Response, ApiError> {
+    reader.may_list()?;
+    let prefix = prefix(&query)?;
+    let order = Order::of(query.get("sort"))?;
+    let limit = query.limit()?;
+    let after = query
+        .get("cursor")
+        .map(|cursor| order.read_cursor(cursor))
+        .transpose()?;
+    let personal = prefix.starts_with("user:");
+    let mut rooms = app.hub().occupied(personal, &|room| {
+        room.as_str().starts_with(prefix) && reader.can_read(room)
+    });
+    if let Some(after) = &after {
+        rooms.retain(|room| order.key(room) > order.key(after));
+    }
+    let more = rooms.len() > limit;
+    if more {
+        rooms.select_nth_unstable_by(limit, |a, b| order.key(a).cmp(&order.key(b)));
+        rooms.truncate(limit);
+    }
+    rooms.sort_unstable_by(|a, b| order.key(a).cmp(&order.key(b)));
+    let page = RoomsPage {
+        next_cursor: rooms.last().filter(|_| more).map(|last| order.cursor(last)),
+        rooms: rooms
+            .iter()
+            .map(|(room, occupancy)| Count::of(room, *occupancy))
+            .collect(),
+    };
+    Ok(([(header::CACHE_CONTROL, "private, no-store")], Json(page)).into_response())
+}
+
+/// `GET /v1/stats`.
+///
+/// # Errors
+///
+/// As `openapi.yaml` lists them.
+pub async fn stats(State(app): State<App>, backend: Backend) -> Result<Response, ApiError> {
+    backend.with(Scope::Read)?;
+    let totals = app.hub().totals();
+    let Occupancy {
+        viewers,
+        connections,
+        members,
+    } = totals.occupancy;
+    let stats = Stats {
+        viewers,
+        connections,
+        members,
+        rooms: totals.rooms,
+        nodes: [Node {
+            name: &app.config().node_name,
+            connections,
+            since: humantime::format_rfc3339_millis(app.since()).to_string(),
+            lag_ms: 0,
+        }],
+    };
+    Ok(([(header::CACHE_CONTROL, "private, no-store")], Json(stats)).into_response())
+}
+
+fn prefix(query: &Query) -> Result<&str, ApiError> {
+    let prefix = query.get("prefix").unwrap_or_default();
+    let possible = prefix.len() <= 161 && prefix.bytes().all(crate::hub::id::is_name_byte);
+    possible.then_some(prefix).ok_or_else(|| {
+        ApiError::new(
+            Code::InvalidPrefix,
+            "prefix must be the beginning of a room's name.",
+        )
+    })
+}
+
+/// The orders of the list of rooms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// Most viewers first, then by name.
+    Viewers,
+    /// By name.
+    Room,
+}
+
+type Listed = (RoomId, Occupancy);
+
+impl Order {
+    fn of(sort: Option<&str>) -> Result<Self, ApiError> {
+        match sort {
+            None | Some("-viewers") => Ok(Self::Viewers),
+            Some("room") => Ok(Self::Room),
+            Some(_) => Err(ApiError::new(
+                Code::InvalidSort,
+                "sort must be -viewers or room.",
+            )),
+        }
+    }
+
+    fn key(self, listed: &Listed) -> (u32, &RoomId) {
+        let (room, occupancy) = listed;
+        match self {
+            Self::Viewers => (u32::MAX - occupancy.viewers, room),
+            Self::Room => (0, room),
+        }
+    }
+
+    /// Where the next page goes on: behind this room with this many viewers. A room whose number
+    /// changes between two pages may be on both, or on none.
+    fn cursor(self, (room, occupancy): &Listed) -> String {
+        match self {
+            Self::Viewers => format!("{}|{room}", occupancy.viewers),
+            Self::Room => room.to_string(),
+        }
+    }
+
+    fn read_cursor(self, cursor: &str) -> Result<Listed, ApiError> {
+        let read = || {
+            let (viewers, room) = match self {
+                Self::Viewers => cursor.split_once('|')?,
+                Self::Room => ("0", cursor),
+            };
+            let plain = viewers.bytes().all(|byte| byte.is_ascii_digit());
+            let occupancy = Occupancy {
+                viewers: plain.then(|| viewers.parse().ok())??,
+                ..Occupancy::default()
+            };
+            Some((RoomId::parse(room).ok()?, occupancy))
+        };
+        read().ok_or_else(|| {
+            ApiError::new(
+                Code::InvalidCursor,
+                "The cursor must be the next_cursor of the page before, with the same sort.",
+            )
+        })
+    }
+}
+
+/// Answers with an entity tag of the body, or 304 where the client has it (RFC 9110, section
+/// 13.1.2). What anybody may read, any cache may keep for a second.
+fn cacheable(
+    answer: &impl Serialize,
+    public: bool,
+    request: &HeaderMap,
+) -> Result<Response, ApiError> {
+    let body = serde_json::to_vec(answer).map_err(|error| ApiError::internal(&error))?;
+    let digest = digest::digest(&digest::SHA256, &body);
+    let mut tag = String::with_capacity(34);
+    tag.push('"');
+    for byte in &digest.as_ref()[..16] {
+        tag.push_str(&format!("{byte:02x}"));
+    }
+    tag.push('"');
+    let fresh = request
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|known| known.trim().trim_start_matches("W/"))
+        .any(|known| known == tag || known == "*");
+    let mut response = if fresh {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+    };
+    let headers = response.headers_mut();
+    let tag = HeaderValue::try_from(tag).map_err(|error| ApiError::internal(&error))?;
+    headers.insert(header::ETAG, tag);
+    let control = if public {
+        "public, max-age=1"
+    } else {
+        headers.insert(
+            header::VARY,
+            HeaderValue::from_static("authorization, cookie"),
+        );
+        "private, no-cache"
+    };
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(control));
+    Ok(response)
+}

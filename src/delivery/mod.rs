@@ -1,0 +1,97 @@
+//! Delivery: frames to open streams.
+//!
+//! The API hands over a [`Subscription`], which is everything one stream needs for the rest of
+//! its life; from there on nobody else holds any part of it, and its drop is the only way in
+//! which a viewer is no longer counted.
+
+pub mod body;
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::{
+    hub::{ConnectionId, Opening, Registration, RoomId, UserId},
+    sse::{self, Connected, Text},
+};
+
+/// How long before the end of token or ticket a stream is told so, from the contract.
+pub const EXPIRY_NOTICE: Duration = Duration::from_secs(30);
+
+/// One stream, ready to be opened.
+#[derive(Debug)]
+pub struct Subscription {
+    /// Its place in the hub.
+    pub registration: Registration,
+    /// What it is told of itself.
+    pub welcome: Box<Welcome>,
+    /// When it ends.
+    pub expires: Instant,
+    /// Time between two `ping`s while it is quiet.
+    pub heartbeat: Duration,
+    /// What it holds while it lives: its places under the limits, opaque here.
+    pub admission: Admission,
+}
+
+/// What a stream holds of the node's limits; given back when dropped.
+pub type Admission = Box<dyn std::any::Any + Send + Sync>;
+
+/// What `connected` says beside what the hub knows.
+#[derive(Debug)]
+pub struct Welcome {
+    /// The connection's id.
+    pub connection: ConnectionId,
+    /// The token's `sub`.
+    pub user: Option<UserId>,
+    /// Joined rooms, in the order asked.
+    pub rooms: Vec<RoomId>,
+    /// Watched rooms, in the order asked.
+    pub watching: Vec<RoomId>,
+    /// Permission to open this stream again.
+    pub ticket: String,
+    /// Where to.
+    pub stream_url: String,
+}
+
+impl Welcome {
+    /// The first events of a stream, in the contract's order: `retry:`, `connected`, the counts,
+    /// then what was missed.
+    fn first_words(
+        &self,
+        opening: &Opening,
+        expires: Instant,
+        heartbeat: Duration,
+        now: Instant,
+    ) -> Vec<u8> {
+        let personal = self.user.as_ref().map(RoomId::personal);
+        let connected = Connected {
+            connection: self.connection.to_string(),
+            user_id: self.user.as_ref().map(UserId::as_str),
+            rooms: self
+                .rooms
+                .iter()
+                .chain(&personal)
+                .map(RoomId::as_str)
+                .collect(),
+            watching: self.watching.iter().map(RoomId::as_str).collect(),
+            ticket: &self.ticket,
+            stream_url: &self.stream_url,
+            expires_in: sse::whole_seconds(expires.duration_since(now)),
+            heartbeat: sse::whole_seconds(heartbeat),
+        };
+        let mut text = Text::default();
+        text.retry(sse::first_wait());
+        text.connected(&connected, opening.starts_at);
+        for told in &opening.counts {
+            text.count(&told.room, told.occupancy);
+        }
+        for room in &opening.resets {
+            text.reset(room);
+        }
+        let mut bytes = text.into_bytes();
+        for message in &opening.messages {
+            bytes.extend_from_slice(&message.payload());
+        }
+        bytes
+    }
+}

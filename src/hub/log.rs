@@ -1,0 +1,310 @@
+//! Recent messages: one order over the whole node, a bounded ring per room.
+//!
+//! A position is never given twice, and what is no longer kept is remembered by the highest
+//! position that it had, so that a reader who comes back is given everything or told `reset`.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{Frame, RoomKey, room::Rooms};
+
+/// How long a message and its idempotency key are kept.
+pub(super) const KEEP: Duration = Duration::from_secs(5 * 60);
+/// Most messages kept in one room.
+pub(super) const ROOM_MESSAGES: usize = 100;
+/// Most bytes of messages kept in one room.
+pub(super) const ROOM_BYTES: usize = 1 << 20;
+/// Most bytes of messages kept on one node.
+pub(super) const NODE_BYTES: usize = 64 << 20;
+/// Most idempotency keys kept in one room; past it the oldest is forgotten early.
+pub(super) const ROOM_KEYS: usize = 10_000;
+/// What keeping a message costs beside its bytes.
+const OVERHEAD: usize = 96;
+
+/// A place in the order of all messages; 0 is before the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position {
+    /// Which log: drawn at random when it starts, so that ids of another one are told apart.
+    pub epoch: u64,
+    /// How many messages came up to here.
+    pub sequence: u64,
+}
+
+impl Position {
+    /// Reads an event id as this service writes it: `{epoch}.{sequence}`, hexadecimal.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (epoch, sequence) = text.split_once('.')?;
+        let hex = |digits: &str| {
+            let plain = (1..=16).contains(&digits.len())
+                && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+            plain.then(|| u64::from_str_radix(digits, 16).ok())?
+        };
+        Some(Self {
+            epoch: hex(epoch)?,
+            sequence: hex(sequence)?,
+        })
+    }
+}
+
+impl std::fmt::Display for Position {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:x}.{:x}", self.epoch, self.sequence)
+    }
+}
+
+/// Marks one publication, so that its retry is recognised: the key and a digest of what was said.
+#[derive(Debug, Clone)]
+pub struct Idempotency {
+    /// The publisher's key.
+    pub key: Box<str>,
+    /// SHA-256 of event name and data.
+    pub digest: [u8; 32],
+}
+
+/// What became of a publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// Where it stands in the log.
+    pub position: Position,
+    /// True where it stood there before and was not sent again.
+    pub duplicate: bool,
+}
+
+/// The key was used for something else within [`KEEP`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the idempotency key was used for another message in this room")]
+pub struct Conflict;
+
+#[derive(Debug)]
+pub(super) struct Message {
+    pub(super) sequence: u64,
+    pub(super) frame: Frame,
+}
+
+impl Message {
+    fn cost(&self) -> usize {
+        self.frame.size() + OVERHEAD
+    }
+}
+
+/// A room's own part of the log.
+#[derive(Debug, Default)]
+pub(super) struct RoomLog {
+    ring: VecDeque<Message>,
+    bytes: usize,
+    keys: HashMap<Box<str>, ([u8; 32], u64)>,
+    /// The keys by age, oldest first.
+    aging: VecDeque<(u64, Box<str>)>,
+}
+
+impl RoomLog {
+    /// The messages after `sequence`, oldest first.
+    pub(super) fn after(&self, sequence: u64) -> impl Iterator<Item = &Message> {
+        let first = self
+            .ring
+            .partition_point(|message| message.sequence <= sequence);
+        self.ring.range(first..)
+    }
+
+    /// Answers where the key's message stands, if the key is known.
+    fn recall(&self, mark: &Idempotency) -> Option<Result<u64, Conflict>> {
+        self.keys.get(&mark.key).map(|(digest, sequence)| {
+            if *digest == mark.digest {
+                Ok(*sequence)
+            } else {
+                Err(Conflict)
+            }
+        })
+    }
+
+    fn remember(&mut self, mark: Idempotency, sequence: u64) {
+        if self.aging.len() == ROOM_KEYS
+            && let Some((_, oldest)) = self.aging.pop_front()
+        {
+            self.keys.remove(&oldest);
+        }
+        self.aging.push_back((sequence, mark.key.clone()));
+        self.keys.insert(mark.key, (mark.digest, sequence));
+    }
+
+    /// Drops the oldest message; answers its sequence and cost.
+    fn pop(&mut self) -> Option<(u64, usize)> {
+        let message = self.ring.pop_front()?;
+        self.bytes -= message.cost();
+        Some((message.sequence, message.cost()))
+    }
+
+    /// Forgets the keys up to `sequence`.
+    fn forget_keys(&mut self, sequence: u64) {
+        while let Some((age, _)) = self.aging.front()
+            && *age <= sequence
+        {
+            if let Some((_, key)) = self.aging.pop_front() {
+                self.keys.remove(&key);
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ring.is_empty() && self.keys.is_empty()
+    }
+}
+
+/// The order of all messages.
+#[derive(Debug)]
+pub(super) struct Log {
+    pub(super) epoch: u64,
+    pub(super) head: u64,
+    bytes: usize,
+    /// Every message of the last [`KEEP`] by age, those that their room dropped since included.
+    ages: VecDeque<Age>,
+    /// Length of `ages` at which it is next cleared of what says nothing any more.
+    compact_at: usize,
+}
+
+/// Fewest entries in the list of ages that are worth clearing.
+const COMPACT_FROM: usize = 4096;
+
+#[derive(Debug)]
+struct Age {
+    at: Instant,
+    sequence: u64,
+    room: RoomKey,
+}
+
+impl Log {
+    pub(super) fn new(epoch: u64) -> Self {
+        Self {
+            epoch,
+            head: 0,
+            bytes: 0,
+            ages: VecDeque::new(),
+            compact_at: COMPACT_FROM,
+        }
+    }
+
+    pub(super) fn position(&self, sequence: u64) -> Position {
+        Position {
+            epoch: self.epoch,
+            sequence,
+        }
+    }
+
+    /// Bytes kept, on the whole node.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Appends a message to the room at `index`, unless its mark says that it stands there.
+    pub(super) fn append(
+        &mut self,
+        rooms: &mut Rooms,
+        index: u32,
+        mark: Option<Idempotency>,
+        encode: impl FnOnce(Position) -> Frame,
+        now: Instant,
+    ) -> Result<Published, Conflict> {
+        let epoch = self.epoch;
+        let room = rooms.at(index);
+        let log = room.log.get_or_insert_default();
+        if let Some(known) = mark.as_ref().and_then(|mark| log.recall(mark)) {
+            return known.map(|sequence| Published {
+                position: Position { epoch, sequence },
+                duplicate: true,
+            });
+        }
+        self.head += 1;
+        let sequence = self.head;
+        let message = Message {
+            sequence,
+            frame: encode(Position { epoch, sequence }),
+        };
+        if let Some(mark) = mark {
+            log.remember(mark, sequence);
+        }
+        log.bytes += message.cost();
+        self.bytes += message.cost();
+        log.ring.push_back(message);
+        while log.ring.len() > ROOM_MESSAGES || (log.bytes > ROOM_BYTES && log.ring.len() > 1) {
+            let Some((gone, cost)) = log.pop() else { break };
+            room.gone = gone;
+            self.bytes -= cost;
+        }
+        let key = room.key(index);
+        self.ages.push_back(Age {
+            at: now,
+            sequence,
+            room: key,
+        });
+        let mut oldest = 0;
+        while self.bytes > NODE_BYTES && oldest < self.ages.len() {
+            let (sequence, room) = (self.ages[oldest].sequence, self.ages[oldest].room);
+            self.drop_message(rooms, room, sequence, false);
+            oldest += 1;
+        }
+        self.compact(rooms);
+        Ok(Published {
+            position: Position { epoch, sequence },
+            duplicate: false,
+        })
+    }
+
+    /// Drops messages and keys older than [`KEEP`]; answers when the next one is due.
+    pub(super) fn expire(&mut self, rooms: &mut Rooms, now: Instant) -> Option<Instant> {
+        while let Some(age) = self.ages.front() {
+            if now.duration_since(age.at) < KEEP {
+                return Some(age.at + KEEP);
+            }
+            let (sequence, room) = (age.sequence, age.room);
+            self.drop_message(rooms, room, sequence, true);
+            self.ages.pop_front();
+        }
+        self.ages = VecDeque::new();
+        None
+    }
+
+    fn drop_message(&mut self, rooms: &mut Rooms, key: RoomKey, sequence: u64, aged: bool) {
+        let Some(room) = rooms.of(key) else { return };
+        let Some(log) = &mut room.log else { return };
+        if log.ring.front().is_some_and(|m| m.sequence <= sequence)
+            && let Some((gone, cost)) = log.pop()
+        {
+            room.gone = gone;
+            self.bytes -= cost;
+        }
+        if aged {
+            log.forget_keys(sequence);
+        }
+        if log.is_empty() {
+            room.log = None;
+            rooms.vacate(key.index);
+        }
+    }
+
+    /// Keeps the list of ages within twice of what is kept, however fast rooms drop their
+    /// messages: entries whose message and key are gone say nothing.
+    fn compact(&mut self, rooms: &mut Rooms) {
+        if self.ages.len() < self.compact_at {
+            return;
+        }
+        self.ages.retain(|age| {
+            rooms
+                .of(age.room)
+                .and_then(|room| room.log.as_ref())
+                .is_some_and(|log| {
+                    let message = log.ring.front().is_some_and(|m| m.sequence <= age.sequence);
+                    let key = log
+                        .aging
+                        .binary_search_by_key(&age.sequence, |(s, _)| *s)
+                        .is_ok();
+                    message || key
+                })
+        });
+        self.compact_at = (2 * self.ages.len()).max(COMPACT_FROM);
+    }
+}

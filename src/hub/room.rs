@@ -1,0 +1,281 @@
+//! A room: who is in it, its numbers, its broadcast channel and its recent messages.
+
+use std::hash::BuildHasher;
+
+use hashbrown::{HashMap, HashTable};
+use slab::Slab;
+use tokio::{sync::broadcast, time::Instant};
+
+use super::{Frame, RoomId, log::RoomLog};
+
+/// The three honest numbers of a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub struct Occupancy {
+    /// Distinct viewers: one however many tabs.
+    pub viewers: u32,
+    /// Streams joined to the room; watching ones are not among them.
+    pub connections: u32,
+    /// Distinct viewers known by a token.
+    pub members: u32,
+}
+
+/// A room of this process: its place and which room of that place it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RoomKey {
+    pub(super) index: u32,
+    pub(super) generation: u32,
+}
+
+/// What a stream is told of a room at one moment.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// The room here.
+    pub key: RoomKey,
+    /// The room's name.
+    pub room: RoomId,
+    /// Its numbers.
+    pub occupancy: Occupancy,
+    /// Which state of the room this is; grows with each change. What is not newer is dropped.
+    pub version: u64,
+}
+
+/// When a room tells its numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Beat {
+    /// Nothing to tell; the next change goes out at once, but not before this.
+    Quiet(Option<Instant>),
+    /// A change waits for its time, which the pulse's calendar knows.
+    Waiting,
+}
+
+/// About 250 bytes, and 4 per connection, 9 to 18 per identified viewer.
+#[derive(Debug)]
+pub(super) struct Room {
+    pub(super) name: RoomId,
+    pub(super) generation: u32,
+    pub(super) watchers: u32,
+    unidentified: u32,
+    members: u32,
+    /// Identified viewers here, by their place among the people: how many connections each has.
+    viewers: HashMap<u32, u32>,
+    /// Connections joined, by their place. A membership knows its place in this list.
+    pub(super) joined: Vec<u32>,
+    /// Grows with every change of the numbers.
+    pub(super) version: u64,
+    /// What the last pulse told.
+    told: Occupancy,
+    /// True where a stream was given other numbers than the last pulse told, so that numbers
+    /// that come back to those must be told again.
+    diverged: bool,
+    pub(super) beat: Beat,
+    /// The newest pulse.
+    pub(super) newest: Option<(u64, Frame)>,
+    /// Wakes the streams with a task of their own; made with the first of them, dropped with the
+    /// last.
+    pub(super) channel: Option<broadcast::Sender<()>>,
+    pub(super) log: Option<Box<RoomLog>>,
+    /// The highest sequence of a message of this room that is no longer kept.
+    pub(super) gone: u64,
+    /// The same for a room of this name before this one, as far as can be told: the horizon when
+    /// this one was opened.
+    pub(super) born: u64,
+}
+
+impl Room {
+    fn new(name: RoomId, generation: u32, born: u64) -> Self {
+        Self {
+            name,
+            generation,
+            watchers: 0,
+            unidentified: 0,
+            members: 0,
+            viewers: HashMap::new(),
+            joined: Vec::new(),
+            version: 0,
+            told: Occupancy::default(),
+            diverged: false,
+            beat: Beat::Quiet(None),
+            newest: None,
+            channel: None,
+            log: None,
+            gone: 0,
+            born,
+        }
+    }
+
+    pub(super) fn occupancy(&self) -> Occupancy {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Occupancy {
+            viewers: count(self.viewers.len()).saturating_add(self.unidentified),
+            connections: count(self.joined.len()),
+            members: self.members,
+        }
+    }
+
+    /// Puts a connection into the room and answers its place in the list.
+    pub(super) fn enter(&mut self, connection: u32, viewer: Viewer) -> u32 {
+        match viewer {
+            Viewer::Connection => self.unidentified += 1,
+            Viewer::Person { place, member } => {
+                let tabs = self.viewers.entry(place).or_insert(0);
+                *tabs += 1;
+                if *tabs == 1 && member {
+                    self.members += 1;
+                }
+            }
+        }
+        self.joined.push(connection);
+        self.version += 1;
+        u32::try_from(self.joined.len() - 1).unwrap_or(u32::MAX)
+    }
+
+    /// Takes out the connection at `place`; answers the connection that stands there now.
+    pub(super) fn exit(&mut self, place: u32, viewer: Viewer) -> Option<u32> {
+        match viewer {
+            Viewer::Connection => self.unidentified -= 1,
+            Viewer::Person { place, member } => {
+                if let Some(tabs) = self.viewers.get_mut(&place) {
+                    *tabs -= 1;
+                    if *tabs == 0 {
+                        self.viewers.remove(&place);
+                        self.members -= u32::from(member);
+                    }
+                }
+            }
+        }
+        self.joined.swap_remove(place as usize);
+        self.version += 1;
+        if self.joined.is_empty() {
+            self.viewers = HashMap::new();
+            self.joined = Vec::new();
+        }
+        self.joined.get(place as usize).copied()
+    }
+
+    /// The numbers now, as given to one stream outside the pulse.
+    pub(super) fn tell(&mut self, index: u32) -> Told {
+        let occupancy = self.occupancy();
+        self.diverged |= occupancy != self.told;
+        Told {
+            key: self.key(index),
+            room: self.name.clone(),
+            occupancy,
+            version: self.version,
+        }
+    }
+
+    /// The numbers where the pulse has something new to tell, marked as told.
+    pub(super) fn pulse(&mut self) -> Option<Occupancy> {
+        let occupancy = self.occupancy();
+        let news = self.diverged || occupancy != self.told;
+        self.told = occupancy;
+        self.diverged = false;
+        (news && self.has_audience()).then_some(occupancy)
+    }
+
+    pub(super) fn has_audience(&self) -> bool {
+        self.watchers > 0 || !self.joined.is_empty()
+    }
+
+    /// Receivers of the broadcast channel.
+    pub(super) fn receivers(&self) -> usize {
+        self.channel
+            .as_ref()
+            .map_or(0, broadcast::Sender::receiver_count)
+    }
+
+    pub(super) fn key(&self, index: u32) -> RoomKey {
+        RoomKey {
+            index,
+            generation: self.generation,
+        }
+    }
+}
+
+/// How a connection counts in a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Viewer {
+    /// As a viewer of its own.
+    Connection,
+    /// As one with all connections of this person.
+    Person { place: u32, member: bool },
+}
+
+/// The rooms of this node, found by name or by place.
+#[derive(Debug, Default)]
+pub(super) struct Rooms {
+    slab: Slab<Room>,
+    by_name: HashTable<u32>,
+    hasher: std::hash::RandomState,
+    generations: u32,
+    /// Rooms with at least one joined connection.
+    pub(super) occupied: u32,
+    /// The highest position of a message that was in a room which is gone.
+    pub(super) horizon: u64,
+}
+
+impl Rooms {
+    pub(super) fn find(&self, name: &RoomId) -> Option<u32> {
+        let hash = self.hasher.hash_one(name);
+        self.by_name
+            .find(hash, |&index| self.slab[index as usize].name == *name)
+            .copied()
+    }
+
+    /// Finds the room or opens it.
+    pub(super) fn obtain(&mut self, name: &RoomId) -> u32 {
+        if let Some(index) = self.find(name) {
+            return index;
+        }
+        self.generations = self.generations.wrapping_add(1);
+        let room = Room::new(name.clone(), self.generations, self.horizon);
+        let index = u32::try_from(self.slab.insert(room)).unwrap_or(u32::MAX);
+        let hash = self.hasher.hash_one(name);
+        let (slab, hasher) = (&self.slab, &self.hasher);
+        self.by_name.insert_unique(hash, index, |&index| {
+            hasher.hash_one(&slab[index as usize].name)
+        });
+        index
+    }
+
+    /// Forgets the room if nothing holds it: neither viewer, watcher nor kept message.
+    pub(super) fn vacate(&mut self, index: u32) {
+        let room = &self.slab[index as usize];
+        if room.has_audience() || room.log.is_some() {
+            return;
+        }
+        let hash = self.hasher.hash_one(&room.name);
+        if let Ok(entry) = self.by_name.find_entry(hash, |&other| other == index) {
+            entry.remove();
+        }
+        let room = self.slab.remove(index as usize);
+        self.horizon = self.horizon.max(room.gone);
+        if self.slab.is_empty() {
+            self.slab = Slab::new();
+            self.by_name = HashTable::new();
+        }
+    }
+
+    pub(super) fn at(&mut self, index: u32) -> &mut Room {
+        &mut self.slab[index as usize]
+    }
+
+    pub(super) fn get(&self, index: u32) -> &Room {
+        &self.slab[index as usize]
+    }
+
+    /// The room of this key, unless it is gone.
+    pub(super) fn of(&mut self, key: RoomKey) -> Option<&mut Room> {
+        self.slab
+            .get_mut(key.index as usize)
+            .filter(|room| room.generation == key.generation)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Room> {
+        self.slab.iter().map(|(_, room)| room)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slab.len()
+    }
+}

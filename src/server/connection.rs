@@ -1,0 +1,159 @@
+//! One connection, from its first byte through hyper to its end.
+
+use std::{
+    convert::Infallible,
+    io,
+    net::{IpAddr, Shutdown},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{Router, body::Body, extract::Request, response::Response};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use socket2::SockRef;
+use tokio::{
+    net::TcpStream,
+    sync::{Mutex, OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout, timeout_at},
+};
+use tower::ServiceExt;
+
+use super::{accept::Arrival, client::Peer, io::Io};
+
+/// From accepting to the end of the first request's head; the same for each later one.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+/// Largest head: a token of 8 KiB, a ticket of 4, cookies, and as much again.
+const MAX_HEAD: usize = 32 << 10;
+/// How a client says that it speaks HTTP/2 without being asked (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Most requests at a time on one HTTP/2 connection; each may be a stream.
+const MAX_HTTP2_STREAMS: u32 = 250;
+/// HTTP/2's own heartbeat: every 20 s, and gone after another 20 s without an answer.
+const HTTP2_PING: Duration = Duration::from_secs(20);
+/// How long what still comes is thrown away after our side is closed.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Serves one connection to its end.
+pub(super) async fn run((socket, peer): Arrival, router: Router, parsing: Arc<Semaphore>) {
+    // Whatever fails here, the peer is gone or never was one; there is nobody to tell.
+    let _ = serve(socket, peer.ip(), router, parsing).await;
+}
+
+async fn serve(
+    socket: std::net::TcpStream,
+    peer: IpAddr,
+    router: Router,
+    parsing: Arc<Semaphore>,
+) -> io::Result<()> {
+    let deadline = Instant::now() + HEAD_TIME;
+    socket.set_nonblocking(true)?;
+    let stream = Arc::new(TcpStream::from_std(socket)?);
+    // Outside hyper until it says something: a silent socket costs no buffers.
+    let preface = timeout_at(deadline, speaks_http2(&stream)).await??;
+    let Ok(permit) = timeout_at(deadline, parsing.acquire_owned()).await? else {
+        return Ok(());
+    };
+    if preface {
+        drop(permit);
+        http2(&stream, peer, router).await;
+    } else {
+        http1(&stream, peer, router, permit).await;
+    }
+    linger(&stream).await;
+    Ok(())
+}
+
+/// Waits for the first bytes and looks at them without taking them.
+async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
+    let mut start = [0; PREFACE.len()];
+    loop {
+        let seen = stream.peek(&mut start).await?;
+        if !PREFACE.starts_with(&start[..seen]) {
+            return Ok(false);
+        }
+        if seen == PREFACE.len() {
+            return Ok(true);
+        }
+        if seen == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        // The rest is on its way; peeking again at once would spin on the same bytes.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn http1(
+    stream: &Arc<TcpStream>,
+    peer: IpAddr,
+    router: Router,
+    permit: OwnedSemaphorePermit,
+) {
+    // Held until the first request is answered; what is between requests holds none.
+    let permit = Arc::new(Mutex::new(Some(permit)));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (router, permit) = (router.clone(), Arc::clone(&permit));
+        async move {
+            let response = answer(router, peer, request).await;
+            permit.lock().await.take();
+            response
+        }
+    });
+    let io = TokioIo::new(Io::new(Arc::clone(stream)));
+    // An error here is the peer's: a head that cannot be read, or a connection that broke. It was
+    // answered where it could be.
+    let _ = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(io, service)
+        .await;
+}
+
+async fn http2(stream: &Arc<TcpStream>, peer: IpAddr, router: Router) {
+    let service =
+        service_fn(move |request: Request<Incoming>| answer(router.clone(), peer, request));
+    let io = TokioIo::new(Io::new(Arc::clone(stream)));
+    let _ = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_HTTP2_STREAMS)
+        .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
+        .keep_alive_interval(HTTP2_PING)
+        .keep_alive_timeout(HTTP2_PING)
+        .serve_connection(io, service)
+        .await;
+}
+
+async fn answer(
+    router: Router,
+    peer: IpAddr,
+    request: Request<Incoming>,
+) -> Result<Response, Infallible> {
+    let mut request = request.map(Body::new);
+    request.extensions_mut().insert(Peer(peer));
+    router.oneshot(request).await
+}
+
+/// Closes our side and throws away what still comes, for a moment: closing a socket with unread
+/// input sends RST, and the peer would lose the answer that it has not read yet.
+async fn linger(stream: &TcpStream) {
+    if SockRef::from(stream).shutdown(Shutdown::Write).is_err() {
+        return;
+    }
+    let mut waste = [0; 4096];
+    let drained = async {
+        while stream.readable().await.is_ok() {
+            match stream.try_read(&mut waste) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    };
+    let _ = timeout(LINGER, drained).await;
+}

@@ -1,0 +1,132 @@
+//! The socket as hyper sees it.
+//!
+//! Two things are different from a bare one. The socket stays ours while hyper uses it, so that
+//! what comes after hyper can be done with it. And the answers that hyper gives by itself to a
+//! head that it cannot read are exchanged for ones with a body that says what is wrong.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use crate::api::error::{ApiError, Code};
+
+#[derive(Debug)]
+pub(super) struct Io {
+    stream: Arc<TcpStream>,
+    /// An answer that goes out in the place of hyper's, and how much of it has.
+    exchanged: Option<(Vec<u8>, usize)>,
+}
+
+impl Io {
+    pub(super) fn new(stream: Arc<TcpStream>) -> Self {
+        Self {
+            stream,
+            exchanged: None,
+        }
+    }
+
+    fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_write_ready(cx))?;
+            match self.stream.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            match self.stream.try_read(buffer.initialize_unfilled()) {
+                Ok(bytes) => {
+                    buffer.advance(bytes);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.exchanged.is_none() {
+            self.exchanged = own_answer(bytes).map(|answer| (answer.raw_response(), 0));
+        }
+        while let Some((answer, sent)) = &self.exchanged {
+            if *sent == answer.len() {
+                self.exchanged = None;
+                return Poll::Ready(Ok(bytes.len()));
+            }
+            let more = ready!(self.poll_send(cx, &answer[*sent..]))?;
+            if let Some((_, sent)) = &mut self.exchanged {
+                *sent += more;
+            }
+        }
+        self.poll_send(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Leaves the socket open: how it is closed is decided by whoever gave it to hyper.
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// What to say in the place of an answer that hyper made up by itself. Those have no body, and
+/// every error of ours has one.
+fn own_answer(bytes: &[u8]) -> Option<ApiError> {
+    let status = bytes.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
+    let empty = b"content-length: 0\r\n";
+    let is_bare = bytes.ends_with(b"\r\n\r\n") && bytes.windows(empty.len()).any(|w| w == empty);
+    if !is_bare {
+        return None;
+    }
+    Some(match status {
+        b"400" => ApiError::new(Code::BadRequest, "The head of the request is not HTTP."),
+        b"414" => ApiError::new(Code::UriTooLong, "The address of the request is too long."),
+        b"431" => ApiError::new(
+            Code::HeadTooLarge,
+            "The head of the request is larger than 32 KiB or has more than 100 fields.",
+        ),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_bare_errors_are_exchanged() {
+        let bare = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\n\r\n";
+        assert_eq!(own_answer(bare).unwrap().code(), Code::HeadTooLarge);
+        let ours = ApiError::new(Code::BadRequest, "No.").raw_response();
+        assert!(own_answer(&ours).is_none());
+        assert!(own_answer(b"HTTP/1.1 204 No Content\r\ncontent-length: 0\r\n\r\n").is_none());
+        assert!(own_answer(b"HTTP").is_none());
+    }
+}

@@ -1,0 +1,82 @@
+//! Sockets: accepting them, one connection through hyper, admission, drain.
+//!
+//! A [`Server`] binds nothing and installs no signal handler: it is handed a listener, so a test
+//! passes port 0 and its own end.
+
+mod accept;
+pub mod admission;
+pub mod client;
+mod connection;
+pub mod descriptors;
+pub mod drain;
+mod io;
+
+use std::{io::Result, net::SocketAddr, sync::Arc};
+
+use axum::Router;
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::{JoinHandle, JoinSet},
+};
+
+pub use self::accept::bind;
+use self::accept::{Acceptor, Arrival};
+
+/// Most requests whose head and body are being read at a time; hyper takes 18 KB for each.
+const PARSED_AT_A_TIME: usize = 128;
+
+/// A running listener and its connections.
+#[derive(Debug)]
+pub struct Server {
+    acceptor: Acceptor,
+    address: SocketAddr,
+    connections: JoinHandle<()>,
+}
+
+impl Server {
+    /// Serves `router` to whoever connects to `listener`, made by [`bind`] or one like it, until
+    /// [`Server::stop`]. Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// When the listener has no address, or no thread can be started for it.
+    pub fn start(listener: std::net::TcpListener, router: Router) -> Result<Self> {
+        let address = listener.local_addr()?;
+        let (queue, arrivals) = mpsc::unbounded_channel();
+        let acceptor = Acceptor::start(listener, queue)?;
+        let connections = tokio::spawn(serve(arrivals, router));
+        Ok(Self {
+            acceptor,
+            address,
+            connections,
+        })
+    }
+
+    /// Where it listens; with the port that was picked for port 0.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops accepting and drops every connection, whatever it is doing.
+    pub async fn stop(self) {
+        self.acceptor.stop();
+        self.connections.abort();
+        // An error says that the task was aborted, which is what was asked for.
+        let _ = self.connections.await;
+    }
+}
+
+async fn serve(mut arrivals: mpsc::UnboundedReceiver<Arrival>, router: Router) {
+    let parsing = Arc::new(Semaphore::new(PARSED_AT_A_TIME));
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            arrival = arrivals.recv() => {
+                let Some(arrival) = arrival else { break };
+                connections.spawn(connection::run(arrival, router.clone(), Arc::clone(&parsing)));
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
