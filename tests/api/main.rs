@@ -1,0 +1,4 @@
+//! The service through its HTTP surface.
+
+mod helpers;
+mod join;
