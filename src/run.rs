@@ -14,6 +14,7 @@ use crate::{
     },
     cli,
     config::{self, Config, KeySources, Secret},
+    delivery::shards::Shards,
     server::{Server, bind, descriptors, drain},
 };
 
@@ -94,7 +95,9 @@ async fn until_stopped(config: Config) -> Result<ExitCode, Box<dyn Error>> {
     let mut stop = StopSignal::new()?;
     let drain_time = config.drain;
     let app = app(config)?;
-    let servers = listen(&app)?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let shards = Shards::start(app.hub(), threads, app.config().heartbeat)?;
+    let servers = listen(&app, &shards)?;
     let hub = app.hub().clone();
     let pulse = tokio::spawn(async move { hub.run().await });
     let keys = tokio::spawn(app.verifier().keep_fresh());
@@ -123,7 +126,7 @@ async fn until_stopped(config: Config) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 /// Everybody's listener, and the operators' where there is one.
-fn listen(app: &App) -> Result<Vec<Server>, Box<dyn Error>> {
+fn listen(app: &App, shards: &Shards) -> Result<Vec<Server>, Box<dyn Error>> {
     let config = app.config();
     let open = |variable: &str, address: SocketAddr| {
         bind(address).map_err(|error| format!("{variable}: {address} cannot be bound: {error}"))
@@ -133,10 +136,18 @@ fn listen(app: &App) -> Result<Vec<Server>, Box<dyn Error>> {
         Some(listener) => listener,
         None => open("LIVECOUNT_LISTEN", config.listen)?,
     };
-    let mut servers = vec![Server::start(public, app.router(Face::Public))?];
+    let mut servers = vec![Server::start(
+        public,
+        app.router(Face::Public),
+        Some(shards.clone()),
+    )?];
     if let Some(address) = config.ops_listen {
         let operators = open("LIVECOUNT_OPS_LISTEN", address)?;
-        servers.push(Server::start(operators, app.router(Face::Operators))?);
+        servers.push(Server::start(
+            operators,
+            app.router(Face::Operators),
+            Some(shards.clone()),
+        )?);
     }
     Ok(servers)
 }

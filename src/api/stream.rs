@@ -18,7 +18,7 @@ use super::{
 use crate::{
     app::{App, Refusal},
     auth::{Reader, ticket::Ticket},
-    delivery::{Subscription, Welcome, body::Feed},
+    delivery::{Offer, Subscription, Welcome, body::Feed},
     hub::{Entry, Reason, Resume},
     server::client::Client,
     sse,
@@ -159,7 +159,10 @@ pub(super) fn open(
         heartbeat: app.config().heartbeat,
         admission: Box::new(admission),
     };
-    Ok(head(Body::new(Feed::new(subscription))))
+    let offer = Offer::new(subscription);
+    let mut response = head(Body::new(Feed::new(offer.clone())));
+    response.extensions_mut().insert(offer);
+    Ok(response)
 }
 
 /// The head of every stream, from the contract.

@@ -18,7 +18,7 @@ use http_body::Frame as BodyFrame;
 use tokio::time::{Instant, Sleep};
 use tokio_stream::{Stream, StreamMap, wrappers::BroadcastStream};
 
-use super::{Admission, EXPIRY_NOTICE, Subscription};
+use super::{Admission, EXPIRY_NOTICE, Offer, Subscription};
 use crate::{
     hub::{Cursor, Delivery, Inbox, Reason, Registration, RoomKey},
     sse::Text,
@@ -28,7 +28,7 @@ use crate::{
 pub struct Feed(Phase);
 
 enum Phase {
-    Pending(Option<Box<Subscription>>),
+    Pending(Offer),
     Open(Box<Open>),
     Done,
 }
@@ -53,8 +53,8 @@ struct Open {
 impl Feed {
     /// Makes a body that opens the stream when it is first polled.
     #[must_use]
-    pub fn new(subscription: Subscription) -> Self {
-        Self(Phase::Pending(Some(Box::new(subscription))))
+    pub fn new(offer: Offer) -> Self {
+        Self(Phase::Pending(offer))
     }
 }
 
@@ -78,11 +78,11 @@ impl http_body::Body for Feed {
     ) -> Poll<Option<Result<BodyFrame<Bytes>, Infallible>>> {
         let now = Instant::now();
         let bytes = match &mut self.0 {
-            Phase::Pending(subscription) => {
-                let Some(subscription) = subscription.take() else {
+            Phase::Pending(offer) => {
+                let Some(subscription) = offer.take() else {
                     return Poll::Ready(None);
                 };
-                match open(*subscription, now) {
+                match open(subscription, now) {
                     Ok((open, bytes)) => {
                         self.0 = Phase::Open(Box::new(open));
                         bytes
@@ -138,7 +138,7 @@ fn open(subscription: Subscription, now: Instant) -> Result<(Open, Bytes), Reaso
         behind: true,
         _admission: admission,
     };
-    let keys: Vec<RoomKey> = open.cursor.keys().collect();
+    let keys: Vec<RoomKey> = open.cursor.seats().map(|seat| seat.key).collect();
     for key in keys {
         open.listen(key);
     }
@@ -204,6 +204,7 @@ impl Open {
                 Delivery::Unwatched(key) => {
                     self.channels.remove(&key);
                 }
+                Delivery::Told(told) => text.count(&told.room, told.occupancy),
                 Delivery::Count(frame) | Delivery::Message(frame) => {
                     bytes.extend_from_slice(&frame.payload());
                 }

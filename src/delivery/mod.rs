@@ -5,9 +5,15 @@
 //! which a viewer is no longer counted.
 
 pub mod body;
+mod fanout;
+mod shard;
+pub mod shards;
+mod slot;
+mod wheel;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::{
@@ -31,6 +37,25 @@ pub struct Subscription {
     pub heartbeat: Duration,
     /// What it holds while it lives: its places under the limits, opaque here.
     pub admission: Admission,
+}
+
+/// A stream on offer in a response: whoever takes it opens it, the shards or the response's own
+/// body. Untaken, it was never counted.
+#[derive(Debug, Clone)]
+pub struct Offer(Arc<Mutex<Option<Box<Subscription>>>>);
+
+impl Offer {
+    /// Offers a stream.
+    #[must_use]
+    pub fn new(subscription: Subscription) -> Self {
+        Self(Arc::new(Mutex::new(Some(Box::new(subscription)))))
+    }
+
+    /// Takes it, unless somebody did.
+    #[must_use]
+    pub fn take(&self) -> Option<Subscription> {
+        self.0.lock().take().map(|subscription| *subscription)
+    }
 }
 
 /// What a stream holds of the node's limits; given back when dropped.

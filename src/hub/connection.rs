@@ -7,7 +7,7 @@ use slab::Slab;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::{ConnectionId, Patterns, outlet::Inbox, room::Viewer};
+use super::{ConnectionId, Patterns, outlet::Outlet, room::Viewer};
 
 /// Marks a membership that only watches; a joined one has its place in the room's list here.
 const WATCHING: u32 = u32::MAX;
@@ -57,7 +57,7 @@ pub(super) struct Connection {
     pub(super) expires: Instant,
     /// What the token let it join and read beyond what anybody may; for its next ticket.
     pub(super) grants: Option<Arc<Patterns>>,
-    pub(super) outlet: Arc<Inbox>,
+    pub(super) outlet: Outlet,
 }
 
 impl Connection {

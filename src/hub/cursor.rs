@@ -1,26 +1,26 @@
-//! How far one stream with a task of its own has been told.
+//! How far one stream has been told.
 
 use smallvec::SmallVec;
 
 use super::{RoomId, RoomKey, Told};
 
-/// One room of the stream.
-#[derive(Debug)]
-pub(super) struct Seat {
-    pub(super) key: RoomKey,
-    name: RoomId,
-    pub(super) joined: bool,
+/// One room of a stream.
+#[derive(Debug, Clone, Copy)]
+pub struct Seat {
+    /// The room.
+    pub key: RoomKey,
+    /// True where it is joined, and so gets its messages too.
+    pub joined: bool,
     /// The newest count it was given.
-    pub(super) version: u64,
-    /// Messages up to here are not for it: it came later, or has had them.
-    pub(super) from: u64,
+    pub version: u64,
+    /// Messages up to this sequence are not for it: it came later, or has had them.
+    pub from: u64,
 }
 
 impl Seat {
     pub(super) fn new(told: &Told, joined: bool, from: u64) -> Self {
         Self {
             key: told.key,
-            name: told.room.clone(),
             joined,
             version: told.version,
             from,
@@ -28,20 +28,23 @@ impl Seat {
     }
 }
 
-/// The stream's rooms, each with what it was told, and its position among the messages.
+/// The stream's rooms, each with what it was told, and the same for its personal room.
 #[derive(Debug)]
 pub struct Cursor {
     seats: SmallVec<[Seat; 1]>,
-    pub(super) personal: Option<RoomId>,
-    pub(super) sequence: u64,
+    pub(super) personal: Option<(RoomId, u64)>,
+    /// Everything up to this sequence was looked through.
+    pub(super) heard: u64,
 }
 
 impl Cursor {
-    pub(super) fn new(sequence: u64, personal: Option<RoomId>) -> Self {
+    /// A cursor of these rooms; `personal` with the sequence up to which it was told.
+    #[must_use]
+    pub fn new(seats: impl IntoIterator<Item = Seat>, personal: Option<(RoomId, u64)>) -> Self {
         Self {
-            seats: SmallVec::new(),
+            seats: seats.into_iter().collect(),
             personal,
-            sequence,
+            heard: 0,
         }
     }
 
@@ -58,14 +61,14 @@ impl Cursor {
         self.seats.iter_mut()
     }
 
-    /// The rooms whose messages the stream gets.
-    pub(super) fn message_rooms(&self) -> impl Iterator<Item = &RoomId> {
-        let joined = self.seats.iter().filter(|seat| seat.joined);
-        joined.map(|seat| &seat.name).chain(&self.personal)
+    /// The stream's rooms.
+    pub fn seats(&self) -> impl Iterator<Item = &Seat> {
+        self.seats.iter()
     }
 
-    /// The rooms whose news the stream listens for.
-    pub fn keys(&self) -> impl Iterator<Item = RoomKey> + '_ {
-        self.seats.iter().map(|seat| seat.key)
+    /// The sequence up to which the personal room was told; 0 without one.
+    #[must_use]
+    pub fn personal_from(&self) -> u64 {
+        self.personal.as_ref().map_or(0, |(_, from)| *from)
     }
 }

@@ -111,6 +111,11 @@ impl RoomLog {
         self.ring.range(first..)
     }
 
+    /// The newest message.
+    pub(super) fn newest(&self) -> Option<&Frame> {
+        self.ring.back().map(|message| &message.frame)
+    }
+
     /// Answers where the key's message stands, if the key is known.
     fn recall(&self, mark: &Idempotency) -> Option<Result<u64, Conflict>> {
         self.keys.get(&mark.key).map(|(digest, sequence)| {

@@ -38,11 +38,11 @@ use tokio::{
 
 use self::state::{State, Wakes};
 pub use self::{
-    cursor::Cursor,
+    cursor::{Cursor, Seat},
     frame::Frame,
     id::{ConnectionId, Identity, InvalidName, RoomId, UserId, ViewerName},
     log::{Conflict, Idempotency, Position, Published},
-    outlet::{Inbox, Order, Reason},
+    outlet::{Inbox, Order, Outlet, Post, Reason, SlotId, Word},
     pattern::{InvalidPatterns, Patterns},
     room::{Occupancy, RoomKey, Told},
 };
@@ -66,6 +66,15 @@ pub struct Tempo {
     pub push_interval: Duration,
     /// How long a connection whose stream broke still counts.
     pub leave_grace: Duration,
+}
+
+/// Which counts a stream is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Counts {
+    /// Those of the last pulse.
+    Pulsed,
+    /// Those of this moment.
+    Now,
 }
 
 /// Where a returning stream left off.
@@ -126,8 +135,10 @@ pub enum Delivery {
     Watching(RoomId, Option<Told>),
     /// It no longer watches a room.
     Unwatched(RoomKey),
-    /// A room's newest count.
+    /// A room's newest count, as the pulse told it.
     Count(Frame),
+    /// A room's count as it is now, for a stream that did not keep up.
+    Told(Told),
     /// A message.
     Message(Frame),
     /// Messages of the room may be lost.
@@ -480,6 +491,26 @@ impl Hub {
         self.0.state.lock().connections_in(room, after, limit)
     }
 
+    /// Adds a shard, which is told what concerns its slots by `post`; answers its number for
+    /// [`Outlet::Slot`].
+    #[must_use]
+    pub fn attach(&self, post: Arc<Post>) -> u8 {
+        self.0.state.lock().attach(post)
+    }
+
+    /// A room's numbers for one stream that enters it now; `None` where it is gone.
+    #[must_use]
+    pub fn tell(&self, room: RoomKey) -> Option<Told> {
+        self.0.state.lock().tell(room)
+    }
+
+    /// Notes that a shard came to the end of telling its viewers a room's newest count, which
+    /// took it `took` of wall time.
+    pub fn passed(&self, room: RoomKey, took: Duration, now: Instant) {
+        let interval = self.0.tempo.push_interval;
+        self.0.state.lock().passed(room, took, interval, now);
+    }
+
     /// From now on nobody is let in.
     pub fn drain(&self) {
         self.0.state.lock().drain();
@@ -514,7 +545,7 @@ enum Phase {
 }
 
 impl Registration {
-    /// Counts the stream in; its orders go to `inbox`. Answers what it is told first.
+    /// Counts the stream in; its orders go to `outlet`. Answers what it is told first.
     ///
     /// # Errors
     ///
@@ -523,20 +554,39 @@ impl Registration {
     /// # Panics
     ///
     /// Never on a first call; a second one is refused as replaced.
-    pub fn open(&mut self, inbox: &Arc<Inbox>, now: Instant) -> Result<Opening, Reason> {
+    pub fn open(&mut self, outlet: impl Into<Outlet>, now: Instant) -> Result<Opening, Reason> {
         let Phase::Pending(entry) = std::mem::replace(&mut self.phase, Phase::Refused) else {
             return Err(Reason::Replaced);
         };
         let (index, opening) = self
             .hub
-            .step(|state, wakes| state.open(&entry, self.serial, inbox, now, wakes))?;
+            .step(|state, wakes| state.open(&entry, self.serial, outlet.into(), now, wakes))?;
         self.phase = Phase::Open(index);
         Ok(opening)
     }
 
-    /// What the stream is due since the last call.
+    /// What the stream is due since the last call, counts at the pace of the pulse.
     pub fn collect(&self, cursor: &mut Cursor, inbox: &Inbox) -> Vec<Delivery> {
-        self.hub.0.state.lock().collect(cursor, inbox)
+        self.hub
+            .0
+            .state
+            .lock()
+            .collect(cursor, inbox, Counts::Pulsed)
+    }
+
+    /// What the stream is due since it fell behind, counts as they are now. Of the versions in
+    /// `cursor` only the low 32 bits are looked at.
+    pub fn catch_up(&self, cursor: &mut Cursor, inbox: &Inbox) -> Vec<Delivery> {
+        self.hub.0.state.lock().collect(cursor, inbox, Counts::Now)
+    }
+
+    /// The personal room of the stream's user, while it counts.
+    #[must_use]
+    pub fn personal(&self) -> Option<RoomId> {
+        let Phase::Open(index) = self.phase else {
+            return None;
+        };
+        self.hub.0.state.lock().personal(index, self.serial)
     }
 
     /// A receiver that is told whenever the room has something new; `None` where it is gone.

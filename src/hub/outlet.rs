@@ -4,12 +4,20 @@
 //! The hub changes its own record first and hands the order out second, both under its lock, so
 //! that orders arrive in the order in which the record changed.
 
-use std::{collections::VecDeque, sync::Arc, task::Waker};
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Waker,
+};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{RoomId, RoomKey};
+use super::{Frame, RoomId, RoomKey};
 
 /// Why a stream ends, as its `closed` event says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,8 +68,9 @@ impl Reason {
 /// What one stream is told of its own.
 #[derive(Debug, Clone)]
 pub enum Order {
-    /// It is in the room now and is due `joined` and the room's count.
-    Joined(RoomKey, RoomId),
+    /// It is in the room now and is due `joined` and the room's count; and the room's messages
+    /// after this sequence.
+    Joined(RoomKey, RoomId, u64),
     /// It is out of the room and is due `left`.
     Left(RoomKey, RoomId),
     /// It watches the room now and is due the room's count.
@@ -72,6 +81,88 @@ pub enum Order {
     Expires(Instant),
     /// It is counted out already and is due `closed`, then its end.
     End(Reason),
+}
+
+/// Where one connection's orders go.
+#[derive(Debug, Clone)]
+pub enum Outlet {
+    /// To a stream with a task of its own.
+    Inbox(Arc<Inbox>),
+    /// To a slot of a shard, by the number that [`super::Hub::attach`] gave to the shard.
+    Slot(u8, SlotId),
+}
+
+/// One stream of a shard: its place and which stream of that place it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlotId {
+    /// Its place.
+    pub index: u32,
+    /// Which stream of that place; a word for an older one is for nobody.
+    pub generation: u32,
+}
+
+/// What a shard is told.
+#[derive(Debug)]
+pub enum Word {
+    /// To one slot.
+    Order(SlotId, Order),
+    /// A room's newest count, with its version.
+    Count(RoomKey, u64, Frame),
+    /// A message to everybody who joined the room, with its sequence.
+    Message(RoomKey, u64, Frame),
+    /// A message to one slot's personal room, with its sequence.
+    Personal(SlotId, u64, Frame),
+}
+
+/// The way to a shard: words in the order in which the hub said them, and a waker.
+pub struct Post {
+    /// Locked for a push, or for the exchange of the whole queue.
+    words: Mutex<Vec<Word>>,
+    awake: AtomicBool,
+    waker: Box<dyn Fn() + Send + Sync>,
+}
+
+impl fmt::Debug for Post {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Post({} words)", self.words.lock().len())
+    }
+}
+
+impl Post {
+    /// A way to a shard that `waker` wakes.
+    #[must_use]
+    pub fn new(waker: Box<dyn Fn() + Send + Sync>) -> Arc<Self> {
+        Arc::new(Self {
+            words: Mutex::default(),
+            awake: AtomicBool::new(false),
+            waker,
+        })
+    }
+
+    pub(super) fn push(&self, word: Word) {
+        self.words.lock().push(word);
+    }
+
+    /// Wakes the shard, unless it is awake and has not taken its words yet.
+    pub fn wake(&self) {
+        if !self.awake.swap(true, Ordering::AcqRel) {
+            (self.waker)();
+        }
+    }
+
+    /// Exchanges what waits for `empty`, which must be empty.
+    pub fn take(&self, empty: &mut Vec<Word>) {
+        debug_assert!(empty.is_empty(), "words would be lost");
+        // First the flag: a word pushed after this wakes once too often rather than never.
+        self.awake.store(false, Ordering::Release);
+        std::mem::swap(&mut *self.words.lock(), empty);
+    }
+}
+
+impl From<&Arc<Inbox>> for Outlet {
+    fn from(inbox: &Arc<Inbox>) -> Self {
+        Self::Inbox(Arc::clone(inbox))
+    }
 }
 
 /// The orders of a stream that has a task of its own to read them.
@@ -93,8 +184,8 @@ impl Inbox {
         Arc::default()
     }
 
-    /// Adds an order; [`Inbox::wake`] tells the reader.
-    pub(super) fn push(&self, order: Order) {
+    /// Adds an order, without waking anybody.
+    pub fn push(&self, order: Order) {
         self.0.lock().orders.push_back(order);
     }
 

@@ -16,14 +16,18 @@ pub(super) const LONGEST_GAP: Duration = Duration::from_secs(5);
 /// with 15,000 viewers of one room behind hyper.
 const TASK_PASS: Duration = Duration::from_nanos(12_600);
 
-/// Time from one pulse of a room to the next: the push interval, or twice the time that telling
-/// everybody takes, at most [`LONGEST_GAP`].
-pub(super) fn gap(interval: Duration, receivers: usize) -> Duration {
-    let receivers = u32::try_from(receivers).unwrap_or(u32::MAX);
-    let pass = TASK_PASS.saturating_mul(receivers);
+/// Time from the end of one pass over a room to the begin of the next: the push interval, or
+/// twice the time that the pass took, at most [`LONGEST_GAP`]. So a slow machine slows the counts
+/// and not itself.
+pub(super) fn gap(interval: Duration, pass: Duration) -> Duration {
     interval
         .max(2 * pass.min(LONGEST_GAP))
         .min(LONGEST_GAP.max(interval))
+}
+
+/// What telling so many streams with a task of their own takes.
+pub(super) fn task_pass(streams: u32) -> Duration {
+    TASK_PASS.saturating_mul(streams)
 }
 
 /// What can be due.
@@ -68,12 +72,13 @@ mod tests {
     #[test]
     fn the_gap_is_the_interval_until_the_room_is_large() {
         let interval = Duration::from_millis(100);
-        assert_eq!(gap(interval, 0), interval);
-        assert_eq!(gap(interval, 3_000), interval);
-        assert!(gap(interval, 15_000) > interval);
-        assert!(gap(interval, 15_000) < Duration::from_secs(1));
-        assert_eq!(gap(interval, 10_000_000), LONGEST_GAP);
-        assert_eq!(gap(LONGEST_GAP * 2, 0), LONGEST_GAP * 2);
+        let gap_of = |streams| gap(interval, task_pass(streams));
+        assert_eq!(gap_of(0), interval);
+        assert_eq!(gap_of(3_000), interval);
+        assert!(gap_of(15_000) > interval);
+        assert!(gap_of(15_000) < Duration::from_secs(1));
+        assert_eq!(gap_of(10_000_000), LONGEST_GAP);
+        assert_eq!(gap(LONGEST_GAP * 2, Duration::ZERO), LONGEST_GAP * 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,9 +1,10 @@
 //! A room: who is in it, its numbers, its broadcast channel and its recent messages.
 
-use std::hash::BuildHasher;
+use std::{hash::BuildHasher, time::Duration};
 
 use hashbrown::{HashMap, HashTable};
 use slab::Slab;
+use smallvec::SmallVec;
 use tokio::{sync::broadcast, time::Instant};
 
 use super::{Frame, RoomId, log::RoomLog};
@@ -24,6 +25,13 @@ pub struct Occupancy {
 pub struct RoomKey {
     pub(super) index: u32,
     pub(super) generation: u32,
+}
+
+#[cfg(test)]
+impl RoomKey {
+    pub(crate) fn of_test(index: u32, generation: u32) -> Self {
+        Self { index, generation }
+    }
 }
 
 /// What a stream is told of a room at one moment.
@@ -48,7 +56,20 @@ pub(super) enum Beat {
     Waiting,
 }
 
-/// About 250 bytes, and 4 per connection, 9 to 18 per identified viewer.
+/// Shards telling a room's viewers its newest pulse.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Pass {
+    /// Shards that have not come to the end.
+    pub(super) under_way: u8,
+    /// When it began; a pass that takes longer than the longest gap holds nothing up.
+    pub(super) since: Option<Instant>,
+    /// Wall time of the slowest shard.
+    pub(super) took: Duration,
+    /// Once at its end: when the next one may begin.
+    pub(super) next: Option<Instant>,
+}
+
+/// About 300 bytes, and 4 per connection, 9 to 18 per identified viewer.
 #[derive(Debug)]
 pub(super) struct Room {
     pub(super) name: RoomId,
@@ -67,7 +88,15 @@ pub(super) struct Room {
     /// True where a stream was given other numbers than the last pulse told, so that numbers
     /// that come back to those must be told again.
     diverged: bool,
+    /// The version last given to one stream outside the pulse.
+    given: u64,
     pub(super) beat: Beat,
+    /// Seats per shard, joined and watching ones, by the shard's number.
+    seats: SmallVec<[u32; 2]>,
+    /// Seats of streams with a task of their own.
+    pub(super) tasks: u32,
+    /// The pass that tells the newest pulse, where shards do.
+    pub(super) pass: Pass,
     /// The newest pulse.
     pub(super) newest: Option<(u64, Frame)>,
     /// Wakes the streams with a task of their own; made with the first of them, dropped with the
@@ -94,7 +123,11 @@ impl Room {
             version: 0,
             told: Occupancy::default(),
             diverged: false,
+            given: 0,
             beat: Beat::Quiet(None),
+            seats: SmallVec::new(),
+            tasks: 0,
+            pass: Pass::default(),
             newest: None,
             channel: None,
             log: None,
@@ -156,6 +189,7 @@ impl Room {
     pub(super) fn tell(&mut self, index: u32) -> Told {
         let occupancy = self.occupancy();
         self.diverged |= occupancy != self.told;
+        self.given = self.version;
         Told {
             key: self.key(index),
             room: self.name.clone(),
@@ -167,21 +201,39 @@ impl Room {
     /// The numbers where the pulse has something new to tell, marked as told.
     pub(super) fn pulse(&mut self) -> Option<Occupancy> {
         let occupancy = self.occupancy();
+        // Whoever is alone and was given this very state knows it already.
+        let audience = self.joined.len() + self.watchers as usize;
+        let known = audience == 1 && self.given == self.version;
         let news = self.diverged || occupancy != self.told;
         self.told = occupancy;
         self.diverged = false;
-        (news && self.has_audience()).then_some(occupancy)
+        (news && audience > 0 && !known).then_some(occupancy)
     }
 
     pub(super) fn has_audience(&self) -> bool {
         self.watchers > 0 || !self.joined.is_empty()
     }
 
-    /// Receivers of the broadcast channel.
-    pub(super) fn receivers(&self) -> usize {
-        self.channel
-            .as_ref()
-            .map_or(0, broadcast::Sender::receiver_count)
+    /// Notes a seat of a shard, taken or given up.
+    pub(super) fn seat(&mut self, shard: u8, taken: bool) {
+        let shard = usize::from(shard);
+        if self.seats.len() <= shard {
+            self.seats.resize(shard + 1, 0);
+        }
+        if taken {
+            self.seats[shard] += 1;
+        } else {
+            self.seats[shard] -= 1;
+        }
+    }
+
+    /// The shards that have seats here.
+    pub(super) fn shards(&self) -> impl Iterator<Item = u8> + use<> {
+        let seats = self.seats.clone();
+        (0..)
+            .zip(seats)
+            .filter(|(_, seats)| *seats > 0)
+            .map(|(shard, _)| shard)
     }
 
     pub(super) fn key(&self, index: u32) -> RoomKey {

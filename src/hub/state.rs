@@ -9,17 +9,17 @@ use smallvec::SmallVec;
 use tokio::{sync::broadcast, time::Instant};
 
 use super::{
-    Bounds, Change, ChangeError, Conflict, ConnectionId, ConnectionInfo, Delivery, Encode, Entry,
-    Frame, Idempotency, Identity, Inbox, Kick, KickError, MAX_WATCHED, Occupancy, Opening, Order,
-    Patterns, Position, Published, Reason, Resume, RoomId, RoomKey, Rooms as RoomNames, Told,
-    Totals, Turnover, UserId,
+    Bounds, Change, ChangeError, Conflict, ConnectionId, ConnectionInfo, Counts, Delivery, Encode,
+    Entry, Frame, Idempotency, Identity, Inbox, Kick, KickError, MAX_WATCHED, Occupancy, Opening,
+    Order, Outlet, Patterns, Position, Post, Published, Reason, Resume, RoomId, RoomKey,
+    Rooms as RoomNames, Told, Totals, Turnover, UserId, Word,
     block::Blocks,
     connection::{Connection, Connections, Membership, Phase},
     cursor::{Cursor, Seat},
     log::Log,
     people::People,
-    pulse::{Calendar, Due, gap},
-    room::{Beat, Room, Rooms, Viewer},
+    pulse::{Calendar, Due, LONGEST_GAP, gap, task_pass},
+    room::{Beat, Pass, Rooms, Viewer},
 };
 
 /// Who is to be woken once the lock is gone.
@@ -27,23 +27,25 @@ use super::{
 pub(super) struct Wakes {
     inboxes: SmallVec<[Arc<Inbox>; 2]>,
     channels: SmallVec<[broadcast::Sender<()>; 2]>,
+    posts: SmallVec<[Arc<Post>; 2]>,
     pub(super) pulse: bool,
 }
 
 impl Wakes {
-    fn order(&mut self, connection: &Connection, order: Order) {
-        connection.outlet.push(order);
-        self.inboxes.push(Arc::clone(&connection.outlet));
-    }
-
-    fn room(&mut self, room: &Room) {
-        self.channels.extend(room.channel.clone());
+    fn post(&mut self, post: &Arc<Post>, word: Word) {
+        post.push(word);
+        if !self.posts.iter().any(|other| Arc::ptr_eq(other, post)) {
+            self.posts.push(Arc::clone(post));
+        }
     }
 
     /// Wakes them.
     pub(super) fn fire(self) {
         for inbox in self.inboxes {
             inbox.wake();
+        }
+        for post in self.posts {
+            post.wake();
         }
         for channel in self.channels {
             // An error says that the last receiver has just gone: nobody is left to wake.
@@ -63,6 +65,8 @@ pub(super) struct State {
     /// Connections without an identity that are joined to at least one room.
     unidentified: u32,
     turnover: Turnover,
+    /// The ways to the shards, by their numbers.
+    posts: Vec<Arc<Post>>,
     draining: bool,
 }
 
@@ -77,7 +81,42 @@ impl State {
             calendar: Calendar::default(),
             unidentified: 0,
             turnover: Turnover::default(),
+            posts: Vec::new(),
             draining: false,
+        }
+    }
+
+    /// Adds a shard; answers its number.
+    pub(super) fn attach(&mut self, post: Arc<Post>) -> u8 {
+        self.posts.push(post);
+        u8::try_from(self.posts.len() - 1).unwrap_or(u8::MAX)
+    }
+
+    fn order(&self, connection: u32, order: Order, wakes: &mut Wakes) {
+        match &self.connections.get(connection).outlet {
+            Outlet::Inbox(inbox) => {
+                inbox.push(order);
+                wakes.inboxes.push(Arc::clone(inbox));
+            }
+            Outlet::Slot(shard, slot) => {
+                wakes.post(&self.posts[usize::from(*shard)], Word::Order(*slot, order));
+            }
+        }
+    }
+
+    /// Notes in a room that a connection takes or gives up a seat there.
+    fn seat(&mut self, connection: u32, room: u32, taken: bool) {
+        let room = self.rooms.at(room);
+        match self.connections.get(connection).outlet {
+            Outlet::Slot(shard, _) => room.seat(shard, taken),
+            Outlet::Inbox(_) if taken => room.tasks += 1,
+            Outlet::Inbox(_) => {
+                room.tasks -= 1;
+                if room.tasks == 0 {
+                    room.channel = None;
+                    room.newest = None;
+                }
+            }
         }
     }
 
@@ -87,7 +126,7 @@ impl State {
         &mut self,
         entry: &Entry,
         serial: u64,
-        outlet: &Arc<Inbox>,
+        outlet: Outlet,
         now: Instant,
         wakes: &mut Wakes,
     ) -> Result<(u32, Opening), Reason> {
@@ -117,7 +156,7 @@ impl State {
             since_ms: entry.since_ms,
             expires: entry.expires,
             grants: entry.grants.clone(),
-            outlet: Arc::clone(outlet),
+            outlet,
         });
         self.connections.at(index).viewer = self.people.arrive(&entry.identity, index);
         for room in &entry.rooms {
@@ -162,24 +201,24 @@ impl State {
     /// What a new stream is told first: counts read after it was counted in, then what it missed.
     fn opening(&mut self, index: u32, entry: &Entry) -> Opening {
         let head = self.log.head;
-        let mut cursor = Cursor::new(head, entry.identity.user().map(RoomId::personal));
-        let mut counts = Vec::with_capacity(entry.rooms.len() + entry.watching.len());
+        let personal = entry.identity.user().map(RoomId::personal);
         let memberships = self.connections.get(index).memberships.clone();
+        let mut counts = Vec::with_capacity(memberships.len());
+        let mut seats: SmallVec<[Seat; 2]> = SmallVec::new();
         for membership in memberships {
             let told = self.rooms.at(membership.room).tell(membership.room);
-            cursor.sit(Seat::new(&told, membership.is_joined(), 0));
+            seats.push(Seat::new(&told, membership.is_joined(), head));
             counts.push(told);
         }
+        let names = || entry.rooms.iter().chain(&personal);
         let (resets, messages) = match entry.resume {
             Resume::Fresh => (Vec::new(), Vec::new()),
             Resume::After(position)
                 if position.epoch == self.log.epoch && position.sequence <= head =>
             {
-                self.missed(&cursor, position.sequence)
+                self.missed(names(), position.sequence)
             }
-            Resume::After(_) | Resume::Unknown => {
-                (cursor.message_rooms().cloned().collect(), Vec::new())
-            }
+            Resume::After(_) | Resume::Unknown => (names().cloned().collect(), Vec::new()),
         };
         let starts_at = match entry.resume {
             Resume::After(position) if !messages.is_empty() => position,
@@ -190,16 +229,20 @@ impl State {
             counts,
             resets,
             messages,
-            cursor,
+            cursor: Cursor::new(seats, personal.map(|name| (name, head))),
         }
     }
 
     /// What the rooms of a returning stream were sent after `sequence`, and those of which some
     /// may be lost.
-    fn missed(&self, cursor: &Cursor, sequence: u64) -> (Vec<RoomId>, Vec<Frame>) {
+    fn missed<'a>(
+        &self,
+        names: impl Iterator<Item = &'a RoomId>,
+        sequence: u64,
+    ) -> (Vec<RoomId>, Vec<Frame>) {
         let mut resets = Vec::new();
         let mut kept = Vec::new();
-        for name in cursor.message_rooms() {
+        for name in names {
             let Some(room) = self.rooms.find(name).map(|index| self.rooms.get(index)) else {
                 if sequence < self.rooms.horizon {
                     resets.push(name.clone());
@@ -230,7 +273,7 @@ impl State {
         match phase {
             Phase::Open => {
                 self.turnover.ended[reason as usize] += 1;
-                wakes.order(connection, Order::End(reason));
+                self.order(index, Order::End(reason), wakes);
             }
             Phase::Lingering(_) => {
                 self.connections.remove(index);
@@ -305,6 +348,7 @@ impl State {
             place,
         });
         self.rooms.occupied += u32::from(was_empty);
+        self.seat(index, room_index, true);
         if let Viewer::Person { place, member } = viewer {
             self.people.note(place, member, true);
         }
@@ -316,6 +360,7 @@ impl State {
         self.rooms.at(room).watchers += 1;
         let connection = self.connections.at(index);
         connection.memberships.push(Membership::watching(room));
+        self.seat(index, room, true);
     }
 
     /// Takes a connection out of one of its rooms, joined or watched.
@@ -326,6 +371,7 @@ impl State {
             .memberships
             .retain(|other| other.room != membership.room);
         let last_joined = connection.joined() == 0;
+        self.seat(index, membership.room, false);
         let room = self.rooms.at(membership.room);
         if !membership.is_joined() {
             room.watchers -= 1;
@@ -424,7 +470,7 @@ impl State {
                     Change::Leave => Order::Left(key, name.clone()),
                     Change::Join | Change::Watch | Change::Unwatch => Order::Unwatched(key),
                 };
-                wakes.order(self.connections.get(index), order);
+                self.order(index, order, wakes);
                 self.part(index, membership, now, wakes);
             }
             match change {
@@ -435,12 +481,12 @@ impl State {
             if let Some(room) = self.rooms.find(name) {
                 let key = self.rooms.get(room).key(room);
                 let order = match change {
-                    Change::Join => Order::Joined(key, name.clone()),
+                    Change::Join => Order::Joined(key, name.clone(), self.log.head),
                     Change::Watch | Change::Leave | Change::Unwatch => {
                         Order::Watching(key, name.clone())
                     }
                 };
-                wakes.order(self.connections.get(index), order);
+                self.order(index, order, wakes);
             }
         }
         Ok(self.info(index))
@@ -458,7 +504,7 @@ impl State {
         let connection = self.connections.at(index);
         connection.expires = expires;
         connection.grants = grants;
-        wakes.order(connection, Order::Expires(expires));
+        self.order(index, Order::Expires(expires), wakes);
         Some(self.info(index))
     }
 
@@ -604,15 +650,59 @@ impl State {
         let Some(room) = self.rooms.of(key) else {
             return;
         };
-        let receivers = room.receivers();
-        if receivers == 0 {
-            room.channel = None;
+        if let Some(since) = room.pass.since
+            && now.duration_since(since) < LONGEST_GAP
+        {
+            // The pass before is not at its end: what it will tell may be this change.
+            self.calendar.add(now + interval, Due::Room(key));
+            return;
         }
-        room.beat = Beat::Quiet(Some(now + gap(interval, receivers)));
-        if let Some(occupancy) = room.pulse() {
-            let frame = encode.count(&room.name, occupancy);
+        if let Some(next) = room.pass.next
+            && now < next
+        {
+            self.calendar.add(next, Due::Room(key));
+            return;
+        }
+        let pass = room.pass.took.max(task_pass(room.tasks));
+        room.beat = Beat::Quiet(Some(now + gap(interval, pass)));
+        room.pass = Pass::default();
+        let Some(occupancy) = room.pulse() else {
+            return;
+        };
+        let frame = encode.count(&room.name, occupancy);
+        for shard in room.shards() {
+            room.pass.under_way += 1;
+            room.pass.since = Some(now);
+            let word = Word::Count(key, room.version, frame.clone());
+            wakes.post(&self.posts[usize::from(shard)], word);
+        }
+        if room.tasks > 0 {
             room.newest = Some((room.version, frame));
-            wakes.room(room);
+            wakes.channels.extend(room.channel.clone());
+        }
+    }
+
+    /// Notes that a shard told all its viewers of a room the newest pulse, which took it `took`.
+    pub(super) fn passed(
+        &mut self,
+        key: RoomKey,
+        took: Duration,
+        interval: Duration,
+        now: Instant,
+    ) {
+        let Some(room) = self.rooms.of(key) else {
+            return;
+        };
+        room.pass.under_way = room.pass.under_way.saturating_sub(1);
+        room.pass.took = room.pass.took.max(took);
+        if room.pass.under_way > 0 {
+            return;
+        }
+        room.pass.since = None;
+        let next = now + gap(interval, room.pass.took);
+        room.pass.next = Some(next);
+        if let Beat::Quiet(_) = room.beat {
+            room.beat = Beat::Quiet(Some(next));
         }
     }
 
@@ -622,9 +712,9 @@ impl State {
         [self.calendar.next(), aged].into_iter().flatten().min()
     }
 
-    /// A receiver of the room's channel, unless the room is gone.
+    /// A receiver of the room's channel, unless the room is gone or nobody is left to listen.
     pub(super) fn listen(&mut self, key: RoomKey) -> Option<broadcast::Receiver<()>> {
-        let room = self.rooms.of(key)?;
+        let room = self.rooms.of(key).filter(|room| room.tasks > 0)?;
         let channel = room
             .channel
             .get_or_insert_with(|| broadcast::Sender::new(2));
@@ -632,16 +722,21 @@ impl State {
     }
 
     /// What a stream with a task of its own is due: orders, newer counts, newer messages.
-    pub(super) fn collect(&mut self, cursor: &mut Cursor, inbox: &Inbox) -> Vec<Delivery> {
+    pub(super) fn collect(
+        &mut self,
+        cursor: &mut Cursor,
+        inbox: &Inbox,
+        counts: Counts,
+    ) -> Vec<Delivery> {
         let mut due = Vec::new();
         while let Some(order) = inbox.pop() {
             match order {
-                Order::Joined(key, room) => {
-                    let told = self.seat(cursor, key, true);
+                Order::Joined(key, room, from) => {
+                    let told = self.sit(cursor, key, true, from);
                     due.push(Delivery::Joined(room, told));
                 }
                 Order::Watching(key, room) => {
-                    let told = self.seat(cursor, key, false);
+                    let told = self.sit(cursor, key, false, 0);
                     due.push(Delivery::Watching(room, told));
                 }
                 Order::Left(key, room) => {
@@ -662,6 +757,16 @@ impl State {
             }
         }
         for seat in cursor.seats_mut() {
+            if counts == Counts::Now {
+                let room = self.rooms.of(seat.key);
+                let changed = room.filter(|room| low(room.version) != low(seat.version));
+                if let Some(room) = changed {
+                    let told = room.tell(seat.key.index);
+                    seat.version = told.version;
+                    due.push(Delivery::Told(told));
+                }
+                continue;
+            }
             let newest = self
                 .rooms
                 .of(seat.key)
@@ -677,41 +782,44 @@ impl State {
         due
     }
 
-    fn seat(&mut self, cursor: &mut Cursor, key: RoomKey, joined: bool) -> Option<Told> {
-        let head = self.log.head;
-        let told = self.rooms.of(key)?.tell(key.index);
-        cursor.sit(Seat::new(&told, joined, head));
+    fn sit(&mut self, cursor: &mut Cursor, key: RoomKey, joined: bool, from: u64) -> Option<Told> {
+        let told = self.tell(key)?;
+        cursor.sit(Seat::new(&told, joined, from));
+        // Some may have come since the order was given.
+        cursor.heard = cursor.heard.min(from);
         Some(told)
     }
 
-    /// The messages after the cursor: of one room that is being left, or of all, which moves the
-    /// cursor to the newest.
+    /// A room's numbers as given to one stream outside the pulse; `None` where it is gone.
+    pub(super) fn tell(&mut self, key: RoomKey) -> Option<Told> {
+        self.rooms.of(key).map(|room| room.tell(key.index))
+    }
+
+    /// The messages that the cursor has not had: of one room that is being left, or of all.
     fn hear(&mut self, cursor: &mut Cursor, only: Option<RoomKey>, due: &mut Vec<Delivery>) {
         let head = self.log.head;
-        if cursor.sequence == head {
+        if cursor.heard == head {
             return;
         }
         let mut messages: SmallVec<[(u64, Frame); 4]> = SmallVec::new();
-        let position = cursor.sequence;
         for seat in cursor.seats_mut().filter(|seat| seat.joined) {
             if only.is_some_and(|only| only != seat.key) {
                 continue;
             }
-            let after = seat.from.max(position);
             let Some(room) = self.rooms.of(seat.key) else {
                 continue;
             };
-            if after < room.gone {
+            if seat.from < room.gone {
                 due.push(Delivery::Reset(room.name.clone()));
             }
             if let Some(log) = &room.log {
-                messages.extend(log.after(after).map(|m| (m.sequence, m.frame.clone())));
+                messages.extend(log.after(seat.from).map(|m| (m.sequence, m.frame.clone())));
             }
             seat.from = head;
         }
         if only.is_none() {
             self.hear_personal(cursor, &mut messages, due);
-            cursor.sequence = head;
+            cursor.heard = head;
         }
         messages.sort_unstable_by_key(|(sequence, _)| *sequence);
         due.extend(
@@ -723,11 +831,13 @@ impl State {
 
     fn hear_personal(
         &self,
-        cursor: &Cursor,
+        cursor: &mut Cursor,
         messages: &mut SmallVec<[(u64, Frame); 4]>,
         due: &mut Vec<Delivery>,
     ) {
-        let Some(name) = &cursor.personal else { return };
+        let Some((name, from)) = &mut cursor.personal else {
+            return;
+        };
         let room = self.rooms.find(name).map(|index| self.rooms.get(index));
         let addressed = || {
             let user = name.user()?;
@@ -737,13 +847,13 @@ impl State {
             Some(room) => room.gone,
             None => addressed().unwrap_or(0),
         };
-        if cursor.sequence < gone {
+        if *from < gone {
             due.push(Delivery::Reset(name.clone()));
         }
         if let Some(log) = room.and_then(|room| room.log.as_ref()) {
-            let after = log.after(cursor.sequence);
-            messages.extend(after.map(|m| (m.sequence, m.frame.clone())));
+            messages.extend(log.after(*from).map(|m| (m.sequence, m.frame.clone())));
         }
+        *from = self.log.head;
     }
 
     pub(super) fn publish(
@@ -759,20 +869,37 @@ impl State {
         let quiet = self.log.bytes() == 0;
         let published = self.log.append(&mut self.rooms, index, mark, encode, now)?;
         wakes.pulse |= quiet;
-        if published.duplicate {
-            return Ok(published);
-        }
-        match name.user() {
-            Some(user) => {
-                let person = self.people.address(&user, published.position.sequence);
-                for &connection in person.map_or(&[][..], |person| &person.connections) {
-                    let outlet = &self.connections.get(connection).outlet;
-                    wakes.inboxes.push(Arc::clone(outlet));
-                }
-            }
-            None => wakes.room(self.rooms.get(index)),
+        if !published.duplicate {
+            self.pass_on(index, name, published.position.sequence, wakes);
         }
         Ok(published)
+    }
+
+    /// Hands a message that was just appended to whom it is for.
+    fn pass_on(&mut self, index: u32, name: &RoomId, sequence: u64, wakes: &mut Wakes) {
+        let room = self.rooms.get(index);
+        let Some(message) = room.log.as_ref().and_then(|log| log.newest()) else {
+            return;
+        };
+        let Some(user) = name.user() else {
+            let key = room.key(index);
+            for shard in room.shards() {
+                let word = Word::Message(key, sequence, message.clone());
+                wakes.post(&self.posts[usize::from(shard)], word);
+            }
+            wakes.channels.extend(room.channel.clone());
+            return;
+        };
+        let person = self.people.address(&user, sequence);
+        for &connection in person.map_or(&[][..], |person| &person.connections) {
+            match &self.connections.get(connection).outlet {
+                Outlet::Inbox(inbox) => wakes.inboxes.push(Arc::clone(inbox)),
+                Outlet::Slot(shard, slot) => {
+                    let word = Word::Personal(*slot, sequence, message.clone());
+                    wakes.post(&self.posts[usize::from(*shard)], word);
+                }
+            }
+        }
     }
 
     // ---- what the outside asks ----
@@ -889,12 +1016,23 @@ impl State {
         }
     }
 
+    pub(super) fn personal(&self, index: u32, serial: u64) -> Option<RoomId> {
+        let connection = self.connections.of(index, serial)?;
+        let current = connection.is_current().then_some(connection)?;
+        self.identity(current).user().map(RoomId::personal)
+    }
+
     fn identity(&self, connection: &Connection) -> &Identity {
         match connection.viewer {
             Viewer::Connection => &Identity::Connection,
             Viewer::Person { place, .. } => &self.people.get(place).identity,
         }
     }
+}
+
+/// The low half of a version, which is all that a slot keeps of it.
+fn low(version: u64) -> u64 {
+    version & u64::from(u32::MAX)
 }
 
 fn joined_rooms(connection: &Connection) -> impl Iterator<Item = u32> + '_ {

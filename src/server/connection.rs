@@ -4,7 +4,9 @@ use std::{
     convert::Infallible,
     io,
     net::{IpAddr, Shutdown},
+    pin::Pin,
     sync::Arc,
+    task::Poll,
     time::Duration,
 };
 
@@ -15,15 +17,22 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use socket2::SockRef;
 use tokio::{
     net::TcpStream,
-    sync::{Mutex, OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout, timeout_at},
 };
 use tower::ServiceExt;
 
-use super::{accept::Arrival, client::Peer, io::Io};
+use super::{
+    accept::Arrival,
+    client::Peer,
+    handoff::{Aside, Asked, Handoff},
+    io::Io,
+};
+use crate::delivery::shards::{self, Shards};
 
 /// From accepting to the end of the first request's head; the same for each later one.
 const HEAD_TIME: Duration = Duration::from_secs(10);
@@ -38,33 +47,54 @@ const HTTP2_PING: Duration = Duration::from_secs(20);
 /// How long what still comes is thrown away after our side is closed.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Serves one connection to its end.
-pub(super) async fn run((socket, peer): Arrival, router: Router, parsing: Arc<Semaphore>) {
-    // Whatever fails here, the peer is gone or never was one; there is nobody to tell.
-    let _ = serve(socket, peer.ip(), router, parsing).await;
+/// What every connection of a listener is given.
+#[derive(Debug, Clone)]
+pub(super) struct Site {
+    pub(super) router: Router,
+    pub(super) shards: Option<Shards>,
+    /// A permit for each request that is being read.
+    pub(super) parsing: Arc<Semaphore>,
 }
 
-async fn serve(
-    socket: std::net::TcpStream,
-    peer: IpAddr,
-    router: Router,
-    parsing: Arc<Semaphore>,
-) -> io::Result<()> {
-    let deadline = Instant::now() + HEAD_TIME;
+/// Serves one connection to its end, or until a shard has it.
+pub(super) async fn run((socket, peer): Arrival, site: Site) {
+    // Whatever fails here, the peer is gone or never was one; there is nobody to tell.
+    let _ = serve(socket, peer.ip(), site).await;
+}
+
+async fn serve(socket: std::net::TcpStream, peer: IpAddr, site: Site) -> io::Result<()> {
+    let began = Instant::now();
+    let deadline = began + HEAD_TIME;
     socket.set_nonblocking(true)?;
     let stream = Arc::new(TcpStream::from_std(socket)?);
     // Outside hyper until it says something: a silent socket costs no buffers.
     let preface = timeout_at(deadline, speaks_http2(&stream)).await??;
+    let parsing = Arc::clone(&site.parsing);
     let Ok(permit) = timeout_at(deadline, parsing.acquire_owned()).await? else {
         return Ok(());
     };
     if preface {
         drop(permit);
-        http2(&stream, peer, router).await;
-    } else {
-        http1(&stream, peer, router, permit).await;
+        http2(&stream, peer, site.router).await;
+    } else if let Some(aside) = http1(&stream, peer, &site, permit).await {
+        return hand_over(stream, *aside, began, &site);
     }
     linger(&stream).await;
+    Ok(())
+}
+
+fn hand_over(stream: Arc<TcpStream>, aside: Aside, began: Instant, site: &Site) -> io::Result<()> {
+    // hyper and its buffers are gone, and with them the only other handle.
+    let stream = Arc::try_unwrap(stream).map_err(|_| io::ErrorKind::Other)?;
+    if let Some(shards) = &site.shards {
+        shards.hand_over(shards::Arrival {
+            socket: stream.into_std()?,
+            head: aside.head,
+            subscription: aside.subscription,
+            chunked: aside.chunked,
+            began,
+        });
+    }
     Ok(())
 }
 
@@ -87,36 +117,57 @@ async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
     }
 }
 
+/// Answers requests until the connection ends, or a stream leaves it.
 async fn http1(
     stream: &Arc<TcpStream>,
     peer: IpAddr,
-    router: Router,
+    site: &Site,
     permit: OwnedSemaphorePermit,
-) {
+) -> Option<Box<Aside>> {
     // Held until the first request is answered; what is between requests holds none.
     let permit = Arc::new(Mutex::new(Some(permit)));
-    let service = service_fn(move |request: Request<Incoming>| {
-        let (router, permit) = (router.clone(), Arc::clone(&permit));
+    let handoff = Handoff::default();
+    let service = service_fn(|request: Request<Incoming>| {
+        let (router, permit) = (site.router.clone(), Arc::clone(&permit));
+        let handoff = site.shards.as_ref().map(|_| handoff.clone());
         async move {
+            let asked = Asked {
+                method: request.method().clone(),
+                version: request.version(),
+            };
             let response = answer(router, peer, request).await;
-            permit.lock().await.take();
-            response
+            permit.lock().take();
+            let gone = handoff.is_some_and(|handoff| handoff.consider(&asked, &response));
+            if gone {
+                // Whoever drives this connection takes it apart now.
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, Infallible>(response)
         }
     });
     let io = TokioIo::new(Io::new(Arc::clone(stream)));
-    // An error here is the peer's: a head that cannot be read, or a connection that broke. It was
-    // answered where it could be.
-    let _ = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(io, service)
-        .await;
+        .serve_connection(io, service);
+    std::future::poll_fn(|cx| {
+        let over = Pin::new(&mut connection).poll(cx);
+        match handoff.take() {
+            Some(aside) => Poll::Ready(Some(aside)),
+            // An error is the peer's: a head that cannot be read, or a connection that broke. It
+            // was answered where it could be.
+            None => over.map(|_| None),
+        }
+    })
+    .await
 }
 
 async fn http2(stream: &Arc<TcpStream>, peer: IpAddr, router: Router) {
-    let service =
-        service_fn(move |request: Request<Incoming>| answer(router.clone(), peer, request));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let answer = answer(router.clone(), peer, request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
     let io = TokioIo::new(Io::new(Arc::clone(stream)));
     let _ = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -128,14 +179,13 @@ async fn http2(stream: &Arc<TcpStream>, peer: IpAddr, router: Router) {
         .await;
 }
 
-async fn answer(
-    router: Router,
-    peer: IpAddr,
-    request: Request<Incoming>,
-) -> Result<Response, Infallible> {
+async fn answer(router: Router, peer: IpAddr, request: Request<Incoming>) -> Response {
     let mut request = request.map(Body::new);
     request.extensions_mut().insert(Peer(peer));
-    router.oneshot(request).await
+    match router.oneshot(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
 }
 
 /// Closes our side and throws away what still comes, for a moment: closing a socket with unread

@@ -9,6 +9,7 @@ pub mod client;
 mod connection;
 pub mod descriptors;
 pub mod drain;
+mod handoff;
 mod io;
 
 use std::{io::Result, net::SocketAddr, sync::Arc};
@@ -20,7 +21,11 @@ use tokio::{
 };
 
 pub use self::accept::bind;
-use self::accept::{Acceptor, Arrival};
+use self::{
+    accept::{Acceptor, Arrival},
+    connection::Site,
+};
+use crate::delivery::shards::Shards;
 
 /// Most requests whose head and body are being read at a time; hyper takes 18 KB for each.
 const PARSED_AT_A_TIME: usize = 128;
@@ -35,16 +40,21 @@ pub struct Server {
 
 impl Server {
     /// Serves `router` to whoever connects to `listener`, made by [`bind`] or one like it, until
-    /// [`Server::stop`]. Must be called within a Tokio runtime.
+    /// [`Server::stop`]. Streams go to the shards where there are some and HTTP allows it, else
+    /// they stay the bodies of their responses. Must be called within a Tokio runtime.
     ///
     /// # Errors
     ///
     /// When the listener has no address, or no thread can be started for it.
-    pub fn start(listener: std::net::TcpListener, router: Router) -> Result<Self> {
+    pub fn start(
+        listener: std::net::TcpListener,
+        router: Router,
+        shards: Option<Shards>,
+    ) -> Result<Self> {
         let address = listener.local_addr()?;
         let (queue, arrivals) = mpsc::unbounded_channel();
         let acceptor = Acceptor::start(listener, queue)?;
-        let connections = tokio::spawn(serve(arrivals, router));
+        let connections = tokio::spawn(serve(arrivals, router, shards));
         Ok(Self {
             acceptor,
             address,
@@ -67,14 +77,22 @@ impl Server {
     }
 }
 
-async fn serve(mut arrivals: mpsc::UnboundedReceiver<Arrival>, router: Router) {
-    let parsing = Arc::new(Semaphore::new(PARSED_AT_A_TIME));
+async fn serve(
+    mut arrivals: mpsc::UnboundedReceiver<Arrival>,
+    router: Router,
+    shards: Option<Shards>,
+) {
+    let site = Site {
+        router,
+        shards,
+        parsing: Arc::new(Semaphore::new(PARSED_AT_A_TIME)),
+    };
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             arrival = arrivals.recv() => {
                 let Some(arrival) = arrival else { break };
-                connections.spawn(connection::run(arrival, router.clone(), Arc::clone(&parsing)));
+                connections.spawn(connection::run(arrival, site.clone()));
             }
             Some(_) = connections.join_next() => {}
         }

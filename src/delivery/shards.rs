@@ -1,0 +1,221 @@
+//! The shards of a node: how streams are handed to them, and what they count of themselves.
+
+use std::{
+    fmt, io,
+    net::TcpStream,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use mio::{Poll, Waker};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::{
+    Subscription,
+    shard::{Shard, WAKER},
+};
+use crate::hub::{Hub, Post};
+
+/// A stream on its way to a shard: its socket, out of hyper's hands, and what to say first.
+#[derive(Debug)]
+pub struct Arrival {
+    /// The socket.
+    pub socket: TcpStream,
+    /// The head of the response, encoded.
+    pub head: Vec<u8>,
+    /// The stream.
+    pub subscription: Subscription,
+    /// True for HTTP/1.1, which frames the body in chunks; HTTP/1.0 knows none.
+    pub chunked: bool,
+    /// When the connection was accepted.
+    pub began: Instant,
+}
+
+/// The way to one shard.
+#[derive(Debug)]
+pub(super) struct Way {
+    pub(super) post: Arc<Post>,
+    /// Locked for a push, or for the exchange of the whole list.
+    arrivals: Mutex<Vec<Arrival>>,
+    closed: AtomicBool,
+    pub(super) heartbeat: Duration,
+    pub(super) stats: Stats,
+}
+
+impl Way {
+    pub(super) fn arrivals(&self) -> Vec<Arrival> {
+        std::mem::take(&mut *self.arrivals.lock())
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+}
+
+/// All shards of a node. Dropped with the last clone, they drop every stream and end.
+#[derive(Debug, Clone)]
+pub struct Shards(Arc<Running>);
+
+struct Running {
+    ways: Vec<Arc<Way>>,
+    threads: Vec<thread::JoinHandle<()>>,
+    next: AtomicUsize,
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} shards", self.ways.len())
+    }
+}
+
+impl Shards {
+    /// Starts so many shards, 1 to 64, whose quiet streams are pinged every `heartbeat`.
+    ///
+    /// # Errors
+    ///
+    /// When the system gives no epoll or no thread.
+    pub fn start(hub: &Hub, shards: usize, heartbeat: Duration) -> io::Result<Self> {
+        let mut running = Running {
+            ways: Vec::new(),
+            threads: Vec::new(),
+            next: AtomicUsize::new(0),
+        };
+        for _ in 0..shards.clamp(1, 64) {
+            let poll = Poll::new()?;
+            let waker = Waker::new(poll.registry(), WAKER)?;
+            let post = Post::new(Box::new(move || {
+                if let Err(error) = waker.wake() {
+                    tracing::error!(%error, "a shard cannot be woken");
+                }
+            }));
+            let number = hub.attach(Arc::clone(&post));
+            let way = Arc::new(Way {
+                post,
+                arrivals: Mutex::default(),
+                closed: AtomicBool::new(false),
+                heartbeat,
+                stats: Stats::default(),
+            });
+            let shard = Shard::new(poll, Arc::clone(&way), number, hub.clone());
+            running.ways.push(way);
+            let thread = thread::Builder::new().name(format!("shard-{number}"));
+            running.threads.push(thread.spawn(move || shard.run())?);
+        }
+        Ok(Self(Arc::new(running)))
+    }
+
+    /// Hands a stream over, to each shard in its turn. It is opened there, or dropped uncounted
+    /// where the shards have ended.
+    pub fn hand_over(&self, arrival: Arrival) {
+        let turn = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let way = &self.0.ways[turn % self.0.ways.len()];
+        way.arrivals.lock().push(arrival);
+        way.post.wake();
+    }
+
+    /// What all shards together did since their start.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        let mut tally = Tally::default();
+        for way in &self.0.ways {
+            way.stats.add_to(&mut tally);
+        }
+        tally
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for way in &self.ways {
+            way.closed.store(true, Ordering::Release);
+            way.post.wake();
+        }
+        for thread in self.threads.drain(..) {
+            // A panic of that thread was its own; there is nothing left to do for it.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Upper bounds of the buckets of join latency, in milliseconds: from accepting the connection to
+/// the first count.
+pub const LATENCY_MS: [u64; 10] = [1, 2, 5, 10, 20, 50, 100, 250, 1_000, 5_000];
+
+/// What one shard did since its start. Only the shard itself writes.
+#[derive(Debug, Default)]
+pub(super) struct Stats {
+    frames: AtomicU64,
+    bytes: AtomicU64,
+    conflated: AtomicU64,
+    fell_behind: AtomicU64,
+    caught_up: AtomicU64,
+    latency: [AtomicU64; LATENCY_MS.len() + 1],
+    latency_ms: AtomicU64,
+}
+
+/// What shards did since their start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Frames given to the kernel.
+    pub frames: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Counts that a newer one took the place of before they were told.
+    pub conflated: u64,
+    /// Streams that do not keep up right now.
+    pub behind: u64,
+    /// Joins by latency; the last bucket has no upper bound.
+    pub latency: [u64; LATENCY_MS.len() + 1],
+    /// Milliseconds of all joins together.
+    pub latency_ms: u64,
+}
+
+/// Adds without a locked instruction: there is one writer, and a reader may be a little late.
+fn add(number: &AtomicU64, more: u64) {
+    number.store(number.load(Ordering::Relaxed) + more, Ordering::Relaxed);
+}
+
+impl Stats {
+    pub(super) fn frame(&self, bytes: usize) {
+        add(&self.frames, 1);
+        add(&self.bytes, bytes as u64);
+    }
+
+    pub(super) fn conflated(&self) {
+        add(&self.conflated, 1);
+    }
+
+    pub(super) fn fell_behind(&self) {
+        add(&self.fell_behind, 1);
+    }
+
+    pub(super) fn caught_up(&self) {
+        add(&self.caught_up, 1);
+    }
+
+    pub(super) fn opened(&self, latency: Duration) {
+        let ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
+        let bucket = LATENCY_MS.partition_point(|bound| *bound < ms);
+        add(&self.latency[bucket], 1);
+        add(&self.latency_ms, ms);
+    }
+
+    fn add_to(&self, tally: &mut Tally) {
+        let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        tally.frames += read(&self.frames);
+        tally.bytes += read(&self.bytes);
+        tally.conflated += read(&self.conflated);
+        // Read in this order, so that a slot that catches up meanwhile is not counted below zero.
+        let caught_up = read(&self.caught_up);
+        tally.behind += read(&self.fell_behind).saturating_sub(caught_up);
+        for (sum, bucket) in tally.latency.iter_mut().zip(&self.latency) {
+            *sum += read(bucket);
+        }
+        tally.latency_ms += read(&self.latency_ms);
+    }
+}
