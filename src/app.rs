@@ -1,7 +1,7 @@
 //! The service in one handle, and every route on one screen.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -28,6 +28,7 @@ use crate::{
         token::{Claims, Verifier},
     },
     config::{Config, Origins},
+    delivery::shards::{Shards, Tally},
     hub::{Hub, Patterns, Tempo},
     server::{
         admission::{Admission, Full, Limits, Places},
@@ -47,6 +48,7 @@ struct Shared {
     verifier: Verifier,
     tickets: TicketKeys,
     admission: Admission,
+    shards: OnceLock<Shards>,
     since: SystemTime,
 }
 
@@ -147,13 +149,13 @@ impl App {
             verifier,
             tickets,
             admission: Admission::new(limits),
+            shards: OnceLock::new(),
             since: SystemTime::now(),
             config,
         }))
     }
 
     /// The router of one listener.
-    #[must_use]
     pub fn router(&self, face: Face) -> Router {
         routes(self.config(), face)
             .into_iter()
@@ -286,11 +288,23 @@ impl App {
         if self.hub().is_draining() {
             return Err(Refusal::Draining);
         }
-        let returning = self.hub().connection(ticket.connection).is_some();
+        let returning = self.hub().counts(ticket.connection);
         self.0
             .admission
             .admit(client.limited(), ticket.identity.user(), returning)
             .map_err(Refusal::Full)
+    }
+
+    /// Lets metrics show what these shards do. Those of a first call stay.
+    pub fn show_shards(&self, shards: &Shards) {
+        // A second call is harmless: there is one set of shards in a process.
+        let _ = self.0.shards.set(shards.clone());
+    }
+
+    /// What the shards did since the start.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        self.0.shards.get().map(Shards::tally).unwrap_or_default()
     }
 
     /// How often each limit refused: node, address, member.

@@ -97,6 +97,7 @@ async fn until_stopped(config: Config) -> Result<ExitCode, Box<dyn Error>> {
     let app = app(config)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let shards = Shards::start(app.hub(), threads, app.config().heartbeat)?;
+    app.show_shards(&shards);
     let servers = listen(&app, &shards)?;
     let hub = app.hub().clone();
     let pulse = tokio::spawn(async move { hub.run().await });

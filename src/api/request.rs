@@ -101,6 +101,10 @@ pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
 }
 
 /// For an optional field: absent is `None`, and `null` is a value like any other, mostly wrong.
+///
+/// # Errors
+///
+/// What the field's own type says.
 pub fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     field: D,
 ) -> Result<Option<T>, D::Error> {
@@ -370,6 +374,7 @@ impl Asked {
 }
 
 /// The answer to a call that names no room.
+#[must_use]
 pub fn rooms_required() -> ApiError {
     ApiError::new(Code::RoomsRequired, "Name at least one blog or room.")
 }
@@ -383,6 +388,7 @@ fn check_number(asked: &Asked, most_joined: usize) -> Result<(), ApiError> {
 }
 
 /// The answer to a call after which a connection would have too many rooms.
+#[must_use]
 pub fn too_many_rooms(most_joined: usize) -> ApiError {
     ApiError::new(
         Code::TooManyRooms,

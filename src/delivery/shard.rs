@@ -331,6 +331,13 @@ impl Shard {
         };
         // Whatever a read would still say: a peer that closed its side is a reader no more.
         let mut gone = event.is_error() || event.is_read_closed() || event.is_write_closed();
+        if event.is_error() {
+            let error = slot.socket.take_error();
+            let timed_out = |error: &io::Error| error.kind() == io::ErrorKind::TimedOut;
+            if error.is_ok_and(|error| error.as_ref().is_some_and(timed_out)) {
+                self.way.stats.ghost();
+            }
+        }
         if !gone && event.is_readable() {
             gone = slot.swallow().is_err();
         }

@@ -154,6 +154,7 @@ pub(super) struct Stats {
     conflated: AtomicU64,
     fell_behind: AtomicU64,
     caught_up: AtomicU64,
+    ghosts: AtomicU64,
     latency: [AtomicU64; LATENCY_MS.len() + 1],
     latency_ms: AtomicU64,
 }
@@ -169,6 +170,8 @@ pub struct Tally {
     pub conflated: u64,
     /// Streams that do not keep up right now.
     pub behind: u64,
+    /// Streams whose reader had vanished without a word.
+    pub ghosts: u64,
     /// Joins by latency; the last bucket has no upper bound.
     pub latency: [u64; LATENCY_MS.len() + 1],
     /// Milliseconds of all joins together.
@@ -198,6 +201,10 @@ impl Stats {
         add(&self.caught_up, 1);
     }
 
+    pub(super) fn ghost(&self) {
+        add(&self.ghosts, 1);
+    }
+
     pub(super) fn opened(&self, latency: Duration) {
         let ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
         let bucket = LATENCY_MS.partition_point(|bound| *bound < ms);
@@ -210,6 +217,7 @@ impl Stats {
         tally.frames += read(&self.frames);
         tally.bytes += read(&self.bytes);
         tally.conflated += read(&self.conflated);
+        tally.ghosts += read(&self.ghosts);
         // Read in this order, so that a slot that catches up meanwhile is not counted below zero.
         let caught_up = read(&self.caught_up);
         tally.behind += read(&self.fell_behind).saturating_sub(caught_up);

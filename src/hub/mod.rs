@@ -386,6 +386,7 @@ impl Hub {
     }
 
     /// Lets an open stream last until `expires`, with new grants; `None` where there is none.
+    #[must_use]
     pub fn renew(
         &self,
         connection: ConnectionId,
@@ -395,9 +396,9 @@ impl Hub {
         self.step(|state, wakes| state.renew(connection, expires, grants, wakes))
     }
 
-    /// Ends a stream by its client's own wish, lingering ones included; true where there was one.
-    pub fn goodbye(&self, connection: ConnectionId, now: Instant) -> bool {
-        self.step(|state, wakes| state.goodbye(connection, now, wakes))
+    /// Ends a stream by its client's own wish, a lingering one included, if there is one.
+    pub fn goodbye(&self, connection: ConnectionId, now: Instant) {
+        self.step(|state, wakes| state.goodbye(connection, now, wakes));
     }
 
     /// Throws a connection out, and keeps it and its viewer out for a while.
@@ -471,6 +472,12 @@ impl Hub {
     #[must_use]
     pub fn totals(&self) -> Totals {
         self.0.state.lock().totals()
+    }
+
+    /// True where this connection counts, its stream open or lingering.
+    #[must_use]
+    pub fn counts(&self, connection: ConnectionId) -> bool {
+        self.0.state.lock().counts(connection)
     }
 
     /// What is known of a connection, if it counts.

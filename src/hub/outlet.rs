@@ -4,15 +4,7 @@
 //! The hub changes its own record first and hands the order out second, both under its lock, so
 //! that orders arrive in the order in which the record changed.
 
-use std::{
-    collections::VecDeque,
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::Waker,
-};
+use std::{collections::VecDeque, fmt, sync::Arc, task::Waker};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -116,15 +108,21 @@ pub enum Word {
 
 /// The way to a shard: words in the order in which the hub said them, and a waker.
 pub struct Post {
-    /// Locked for a push, or for the exchange of the whole queue.
-    words: Mutex<Vec<Word>>,
-    awake: AtomicBool,
+    /// Locked for a push, a look at the flag, or the exchange of the whole queue.
+    queue: Mutex<Queue>,
     waker: Box<dyn Fn() + Send + Sync>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    words: Vec<Word>,
+    /// True from a wake until the shard takes its words.
+    awake: bool,
 }
 
 impl fmt::Debug for Post {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Post({} words)", self.words.lock().len())
+        write!(f, "Post({} words)", self.queue.lock().words.len())
     }
 }
 
@@ -133,19 +131,19 @@ impl Post {
     #[must_use]
     pub fn new(waker: Box<dyn Fn() + Send + Sync>) -> Arc<Self> {
         Arc::new(Self {
-            words: Mutex::default(),
-            awake: AtomicBool::new(false),
+            queue: Mutex::default(),
             waker,
         })
     }
 
     pub(super) fn push(&self, word: Word) {
-        self.words.lock().push(word);
+        self.queue.lock().words.push(word);
     }
 
     /// Wakes the shard, unless it is awake and has not taken its words yet.
     pub fn wake(&self) {
-        if !self.awake.swap(true, Ordering::AcqRel) {
+        let was_awake = std::mem::replace(&mut self.queue.lock().awake, true);
+        if !was_awake {
             (self.waker)();
         }
     }
@@ -153,9 +151,9 @@ impl Post {
     /// Exchanges what waits for `empty`, which must be empty.
     pub fn take(&self, empty: &mut Vec<Word>) {
         debug_assert!(empty.is_empty(), "words would be lost");
-        // First the flag: a word pushed after this wakes once too often rather than never.
-        self.awake.store(false, Ordering::Release);
-        std::mem::swap(&mut *self.words.lock(), empty);
+        let mut queue = self.queue.lock();
+        queue.awake = false;
+        std::mem::swap(&mut queue.words, empty);
     }
 }
 

@@ -516,12 +516,10 @@ impl State {
     // ---- goodbyes, kicks, blocks, drain ----
 
     /// Ends a connection by its own wish.
-    pub(super) fn goodbye(&mut self, id: ConnectionId, now: Instant, wakes: &mut Wakes) -> bool {
-        let found = self.connections.find(id);
-        if let Some(index) = found {
+    pub(super) fn goodbye(&mut self, id: ConnectionId, now: Instant, wakes: &mut Wakes) {
+        if let Some(index) = self.connections.find(id) {
             self.count_out(index, Reason::Left, now, wakes);
         }
-        found.is_some()
     }
 
     pub(super) fn kick(
@@ -955,6 +953,10 @@ impl State {
             kept_rooms: self.rooms.len(),
             turnover: self.turnover,
         }
+    }
+
+    pub(super) fn counts(&self, id: ConnectionId) -> bool {
+        self.connections.find(id).is_some()
     }
 
     pub(super) fn connection(&self, id: ConnectionId) -> Option<ConnectionInfo> {

@@ -8,7 +8,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::Duration,
@@ -26,10 +26,23 @@ const BACKLOG: i32 = 65_535;
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
 /// What the kernel buffers for one socket's way out. A count is 120 bytes.
 const SEND_BUFFER: usize = 16 << 10;
+/// Most bytes that may wait unsent before the socket counts as full: a slow reader is noticed
+/// early, and what it is sent later is fresh.
+const UNSENT: u32 = 2 << 10;
 /// A back-up for the heartbeat: probes after 30 s of silence, five seconds apart, three of them.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(5), 3);
 /// Wait after an error that another try at once would only meet again, such as `EMFILE`.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// Failures of accepting since the process started, on all listeners.
+static ERRORS: AtomicU64 = AtomicU64::new(0);
+
+/// How often a connection could not be accepted since the process started, mostly for want of
+/// descriptors.
+#[must_use]
+pub fn accept_errors() -> u64 {
+    ERRORS.load(Ordering::Relaxed)
+}
 
 /// Binds a listener whose options every accepted socket inherits.
 ///
@@ -55,6 +68,7 @@ fn tune(socket: &SockRef<'_>) -> io::Result<()> {
     let (idle, interval, probes) = KEEPALIVE;
     socket.set_tcp_nodelay(true)?;
     socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.set_tcp_notsent_lowat(UNSENT)?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     socket.set_tcp_keepalive(
         &TcpKeepalive::new()
@@ -130,6 +144,7 @@ fn accept(listener: &TcpListener, queue: &mpsc::UnboundedSender<Arrival>, stoppi
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) if stopping.load(Ordering::Acquire) => return,
             Err(error) => {
+                ERRORS.fetch_add(1, Ordering::Relaxed);
                 if !failing {
                     tracing::warn!(%error, "connections cannot be accepted; trying on");
                 }

@@ -20,7 +20,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-pub use self::accept::bind;
+pub use self::accept::{accept_errors, bind};
 use self::{
     accept::{Acceptor, Arrival},
     connection::Site,

@@ -1,4 +1,4 @@
-//! Metrics in the OpenMetrics text format, read off the hub when they are asked for.
+//! Metrics in the `OpenMetrics` text format, read off the hub when they are asked for.
 //!
 //! Nothing is counted twice: what the hub and the doorkeeper count anyway is what is shown, and
 //! no label is ever a blog, a user or an address.
@@ -7,12 +7,17 @@ use std::fmt;
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric},
-    metrics::{counter::ConstCounter, gauge::ConstGauge},
-    registry::Registry,
+    encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    registry::{Registry, Unit},
 };
 
-use crate::{app::App, hub::Reason};
+use crate::{
+    app::App,
+    delivery::shards::{LATENCY_MS, Tally},
+    hub::Reason,
+    server::accept_errors,
+};
 
 /// The media type of [`text`].
 pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -86,6 +91,35 @@ impl Collector for Reading {
             "reason",
             ended,
         )?;
+        let tally = self.0.tally();
+        let mut counter = |name: &str, help: &str, value: u64| {
+            let counter = ConstCounter::new(value);
+            let metric = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
+            counter.encode(metric)
+        };
+        counter("frames", "Frames given to the kernel", tally.frames)?;
+        counter("frame_bytes", "Bytes of these frames", tally.bytes)?;
+        counter(
+            "conflated",
+            "Counts that a newer one replaced untold",
+            tally.conflated,
+        )?;
+        counter(
+            "ghosts",
+            "Streams ended since the reader had vanished",
+            tally.ghosts,
+        )?;
+        counter(
+            "accept_errors",
+            "Connections that could not be accepted",
+            accept_errors(),
+        )?;
+        let behind = i64::try_from(tally.behind).unwrap_or(i64::MAX);
+        let behind = ConstGauge::new(behind);
+        let help = "Streams whose reader does not keep up right now";
+        let metric = encoder.encode_descriptor("behind", help, None, behind.metric_type())?;
+        behind.encode(metric)?;
+        latency(&mut encoder, &tally)?;
         let refused = ["node", "address", "member"]
             .into_iter()
             .zip(self.0.refused());
@@ -97,6 +131,24 @@ impl Collector for Reading {
             refused,
         )
     }
+}
+
+/// Seconds from accepting a connection to its first count.
+fn latency(encoder: &mut DescriptorEncoder<'_>, tally: &Tally) -> fmt::Result {
+    let bounds = LATENCY_MS.iter().map(|ms| *ms as f64 / 1_000.0);
+    let buckets: Vec<(f64, u64)> = bounds
+        .chain([f64::MAX])
+        .zip(tally.latency.iter().copied())
+        .collect();
+    let joins = tally.latency.iter().sum();
+    let mut metric = encoder.encode_descriptor(
+        "join_latency",
+        "From accepting the connection to the first count",
+        Some(&Unit::Seconds),
+        MetricType::Histogram,
+    )?;
+    let seconds = tally.latency_ms as f64 / 1_000.0;
+    metric.encode_histogram::<NoLabelSet>(seconds, joins, &buckets, None)
 }
 
 fn family(
