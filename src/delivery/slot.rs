@@ -163,7 +163,14 @@ impl Slot {
             }
             Ok(sent) => {
                 self.last_write = now;
-                self.queue(bytes.slice(sent..));
+                let rest = bytes.slice(sent..);
+                self.queue(rest);
+                // Until the kernel says that it is full, it does not say when it has room again.
+                match self.flush(now) {
+                    Ok(true) => self.trouble = None,
+                    Ok(false) => {}
+                    Err(_) => return Sent::Gone,
+                }
                 Sent::Taken
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Sent::Refused,

@@ -1,0 +1,185 @@
+//! How streams end: broken, by their own wish, thrown out, or because the node goes down.
+//!
+//! However it comes about, [`State::count_out`] is the one place where a stream stops to count.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{
+    ConnectionId, Identity, Kick, KickError, Order, Reason, RoomId, UserId, connection::Phase,
+    pulse::Due, state::State, wakes::Wakes,
+};
+impl State {
+    /// Counts a connection out at once. Its record stays, without rooms, until its delivery lets
+    /// go; a lingering one has none and goes too.
+    pub(super) fn count_out(
+        &mut self,
+        index: u32,
+        reason: Reason,
+        now: Instant,
+        wakes: &mut Wakes,
+    ) {
+        while let Some(membership) = self.connections.get(index).memberships.last().copied() {
+            self.part(index, membership, now, wakes);
+        }
+        self.connections.retire(index);
+        let connection = self.connections.at(index);
+        let phase = std::mem::replace(&mut connection.phase, Phase::Ended);
+        self.people.depart(connection.viewer, index);
+        match phase {
+            Phase::Open => {
+                self.turnover.ended[reason as usize] += 1;
+                self.order(index, Order::End(reason), wakes);
+            }
+            Phase::Lingering(_) => {
+                self.connections.remove(index);
+            }
+            Phase::Ended => {}
+        }
+    }
+
+    /// Ends an open stream for a reason of its own.
+    pub(super) fn end(
+        &mut self,
+        index: u32,
+        serial: u64,
+        reason: Reason,
+        now: Instant,
+        wakes: &mut Wakes,
+    ) {
+        let current = self.connections.of(index, serial);
+        if current.is_some_and(|connection| connection.phase == Phase::Open) {
+            self.count_out(index, reason, now, wakes);
+        }
+    }
+
+    /// Lets go of a record whose stream is gone. One that still counted broke, and lingers for
+    /// the grace.
+    pub(super) fn release(
+        &mut self,
+        index: u32,
+        serial: u64,
+        grace: Duration,
+        now: Instant,
+        wakes: &mut Wakes,
+    ) {
+        let Some(connection) = self.connections.of(index, serial) else {
+            return;
+        };
+        if connection.phase == Phase::Open {
+            self.turnover.broken += 1;
+        }
+        match connection.phase {
+            Phase::Open if !grace.is_zero() && !self.draining => {
+                let until = now + grace;
+                self.connections.at(index).phase = Phase::Lingering(until);
+                wakes.pulse |= self.calendar.add(until, Due::Linger(index, serial));
+            }
+            Phase::Open => {
+                // As if it lingered for no time: told to nobody, and gone with its record.
+                self.connections.at(index).phase = Phase::Lingering(now);
+                self.count_out(index, Reason::Left, now, wakes);
+            }
+            Phase::Ended => {
+                self.connections.remove(index);
+            }
+            Phase::Lingering(_) => {}
+        }
+    }
+
+    /// Ends a connection by its own wish.
+    pub(super) fn goodbye(&mut self, id: ConnectionId, now: Instant, wakes: &mut Wakes) {
+        if let Some(index) = self.connections.find(id) {
+            self.count_out(index, Reason::Left, now, wakes);
+        }
+    }
+
+    pub(super) fn kick(
+        &mut self,
+        id: ConnectionId,
+        kick: Kick<'_>,
+        now: Instant,
+        wakes: &mut Wakes,
+    ) -> Result<(), KickError> {
+        let index = self.connections.find(id).ok_or(KickError::Unknown)?;
+        self.may_kick(index, kick.permitted)?;
+        let identity = self.identity(self.connections.get(index)).clone();
+        self.blocks.expire(now);
+        self.blocks.connection(id, now + kick.block, now);
+        self.blocks.identity(&identity, now + kick.block, now);
+        self.count_out(index, Reason::Kicked, now, wakes);
+        Ok(())
+    }
+
+    pub(super) fn kick_user(
+        &mut self,
+        user: &UserId,
+        kick: Kick<'_>,
+        now: Instant,
+        wakes: &mut Wakes,
+    ) -> Result<(), KickError> {
+        let connections: Vec<u32> = self
+            .people
+            .find_user(user)
+            .map(|person| person.connections.to_vec())
+            .unwrap_or_default();
+        for &index in &connections {
+            self.may_kick(index, kick.permitted)?;
+        }
+        let identity = Identity::Member(user.clone());
+        self.blocks.expire(now);
+        self.blocks.identity(&identity, now + kick.block, now);
+        for index in connections {
+            let id = self.connections.get(index).id;
+            self.blocks.connection(id, now + kick.block, now);
+            self.count_out(index, Reason::Kicked, now, wakes);
+        }
+        Ok(())
+    }
+
+    pub(super) fn may_kick(
+        &self,
+        index: u32,
+        permitted: &dyn Fn(&RoomId) -> bool,
+    ) -> Result<(), KickError> {
+        let connection = self.connections.get(index);
+        let refused = connection
+            .memberships
+            .iter()
+            .map(|m| &self.rooms.get(m.room).name)
+            .find(|name| !permitted(name));
+        refused.map_or(Ok(()), |name| Err(KickError::Forbidden(name.clone())))
+    }
+
+    pub(super) fn blocked(
+        &self,
+        id: ConnectionId,
+        identity: &Identity,
+        now: Instant,
+    ) -> Option<Duration> {
+        self.blocks.remaining(id, identity, now)
+    }
+
+    /// From now on nobody is let in.
+    pub(super) fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// Ends up to `most` streams because the node goes down.
+    pub(super) fn shut(&mut self, most: usize, now: Instant, wakes: &mut Wakes) {
+        let some: Vec<u32> = self
+            .connections
+            .current()
+            .map(|(index, _)| index)
+            .take(most)
+            .collect();
+        for index in some {
+            self.count_out(index, Reason::Shutdown, now, wakes);
+        }
+    }
+}
