@@ -9,7 +9,10 @@ use axum::{
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, IgnoredAny},
+};
 
 use super::error::{ApiError, Code, sentence};
 use crate::{
@@ -90,6 +93,13 @@ fn is_json(headers: &HeaderMap) -> bool {
 /// for any other shape.
 pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     use serde_json::error::Category;
+    // A derived reader also takes an array, field by field, which is no way to write a body.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(match serde_json::from_slice::<IgnoredAny>(body) {
+            Ok(_) => ApiError::new(Code::InvalidBody, "The body must be a JSON object."),
+            Err(error) => ApiError::new(Code::InvalidJson, sentence(&error)),
+        });
+    }
     serde_json::from_slice(body).map_err(|error| {
         let code = match error.classify() {
             Category::Data if error.to_string().starts_with("unknown field") => Code::UnknownField,

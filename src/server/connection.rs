@@ -12,7 +12,7 @@ use std::{
 
 use axum::{Router, body::Body, extract::Request, response::Response};
 use hyper::{
-    body::Incoming,
+    body::{Body as _, Incoming},
     server::conn::{http1, http2},
     service::service_fn,
 };
@@ -20,8 +20,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use socket2::SockRef;
 use tokio::{
+    io::Interest,
     net::TcpStream,
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout, timeout_at},
 };
 use tower::ServiceExt;
@@ -127,9 +128,11 @@ async fn http1(
     // Held until the first request is answered; what is between requests holds none.
     let permit = Arc::new(Mutex::new(Some(permit)));
     let handoff = Handoff::default();
+    let streaming = Notify::new();
     let service = service_fn(|request: Request<Incoming>| {
         let (router, permit) = (site.router.clone(), Arc::clone(&permit));
         let handoff = site.shards.as_ref().map(|_| handoff.clone());
+        let streaming = &streaming;
         async move {
             let asked = Asked {
                 method: request.method().clone(),
@@ -142,6 +145,9 @@ async fn http1(
                 // Whoever drives this connection takes it apart now.
                 std::future::pending::<()>().await;
             }
+            if response.body().size_hint().upper().is_none() {
+                streaming.notify_one();
+            }
             Ok::<_, Infallible>(response)
         }
     });
@@ -150,8 +156,11 @@ async fn http1(
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
         .max_buf_size(MAX_HEAD)
+        // A caller may close its side behind its request and still wants the answer; who does so
+        // on a stream has left.
+        .half_close(true)
         .serve_connection(io, service);
-    std::future::poll_fn(|cx| {
+    let driven = std::future::poll_fn(|cx| {
         let over = Pin::new(&mut connection).poll(cx);
         match handoff.take() {
             Some(aside) => Poll::Ready(Some(aside)),
@@ -159,8 +168,20 @@ async fn http1(
             // was answered where it could be.
             None => over.map(|_| None),
         }
-    })
-    .await
+    });
+    tokio::select! {
+        aside = driven => aside,
+        () = left(stream, &streaming) => None,
+    }
+}
+
+/// Waits for the end of the reader of a stream that stays a body. hyper would not see it behind a
+/// stray byte that nobody reads; the kernel tells it by itself.
+async fn left(stream: &TcpStream, streaming: &Notify) {
+    streaming.notified().await;
+    // Of what this interest stands for, only the peer's closing is ever registered for. An error
+    // says that the socket is gone too.
+    let _ = stream.ready(Interest::PRIORITY).await;
 }
 
 async fn http2(stream: &Arc<TcpStream>, peer: IpAddr, router: Router) {

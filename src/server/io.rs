@@ -23,6 +23,9 @@ pub(super) struct Io {
     stream: Arc<TcpStream>,
     /// An answer that goes out in the place of hyper's, and how much of it has.
     exchanged: Option<(Vec<u8>, usize)>,
+    /// True once a line has ended since the last answer: what is too large then is more than the
+    /// request's first line.
+    past_first_line: bool,
 }
 
 impl Io {
@@ -30,6 +33,7 @@ impl Io {
         Self {
             stream,
             exchanged: None,
+            past_first_line: false,
         }
     }
 
@@ -50,10 +54,13 @@ impl AsyncRead for Io {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
         loop {
-            ready!(self.stream.poll_read_ready(cx))?;
-            match self.stream.try_read(buffer.initialize_unfilled()) {
+            ready!(this.stream.poll_read_ready(cx))?;
+            let unfilled = buffer.initialize_unfilled();
+            match this.stream.try_read(unfilled) {
                 Ok(bytes) => {
+                    this.past_first_line |= unfilled[..bytes].contains(&b'\n');
                     buffer.advance(bytes);
                     return Poll::Ready(Ok(()));
                 }
@@ -71,7 +78,9 @@ impl AsyncWrite for Io {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         if self.exchanged.is_none() {
-            self.exchanged = own_answer(bytes).map(|answer| (answer.raw_response(), 0));
+            let past_first_line = std::mem::take(&mut self.past_first_line);
+            let answer = own_answer(bytes, past_first_line);
+            self.exchanged = answer.map(|answer| (answer.raw_response(), 0));
         }
         while let Some((answer, sent)) = &self.exchanged {
             if *sent == answer.len() {
@@ -97,8 +106,9 @@ impl AsyncWrite for Io {
 }
 
 /// What to say in the place of an answer that hyper made up by itself. Those have no body, and
-/// every error of ours has one.
-fn own_answer(bytes: &[u8]) -> Option<ApiError> {
+/// every error of ours has one. hyper's limit for heads is below its limit for addresses, so which
+/// of the two was met is told by what came before.
+fn own_answer(bytes: &[u8], past_first_line: bool) -> Option<ApiError> {
     let status = bytes.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
     let empty = b"content-length: 0\r\n";
     let is_bare = bytes.ends_with(b"\r\n\r\n") && bytes.windows(empty.len()).any(|w| w == empty);
@@ -107,7 +117,10 @@ fn own_answer(bytes: &[u8]) -> Option<ApiError> {
     }
     Some(match status {
         b"400" => ApiError::new(Code::BadRequest, "The head of the request is not HTTP."),
-        b"414" => ApiError::new(Code::UriTooLong, "The address of the request is too long."),
+        b"431" if !past_first_line => ApiError::new(
+            Code::UriTooLong,
+            "The address of the request is longer than 32 KiB.",
+        ),
         b"431" => ApiError::new(
             Code::HeadTooLarge,
             "The head of the request is larger than 32 KiB or has more than 100 fields.",
@@ -123,10 +136,12 @@ mod tests {
     #[test]
     fn only_bare_errors_are_exchanged() {
         let bare = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\n\r\n";
-        assert_eq!(own_answer(bare).unwrap().code(), Code::HeadTooLarge);
+        assert_eq!(own_answer(bare, true).unwrap().code(), Code::HeadTooLarge);
+        assert_eq!(own_answer(bare, false).unwrap().code(), Code::UriTooLong);
+        let no_content = b"HTTP/1.1 204 No Content\r\ncontent-length: 0\r\n\r\n";
         let ours = ApiError::new(Code::BadRequest, "No.").raw_response();
-        assert!(own_answer(&ours).is_none());
-        assert!(own_answer(b"HTTP/1.1 204 No Content\r\ncontent-length: 0\r\n\r\n").is_none());
-        assert!(own_answer(b"HTTP").is_none());
+        assert!(own_answer(&ours, true).is_none());
+        assert!(own_answer(no_content, true).is_none());
+        assert!(own_answer(b"HTTP", true).is_none());
     }
 }
