@@ -19,6 +19,8 @@ pub struct Peer(pub IpAddr);
 pub struct Client {
     ip: IpAddr,
     trusted: bool,
+    /// True where a trusted proxy spoke for somebody whom it did not name readably.
+    veiled: bool,
 }
 
 impl Client {
@@ -33,6 +35,7 @@ impl Client {
         trusted: &Networks,
     ) -> Self {
         let mut ip = peer.to_canonical();
+        let mut veiled = false;
         if trusted.contains(ip) {
             let values: Vec<&str> = headers
                 .get_all(header)
@@ -41,6 +44,7 @@ impl Client {
                 .collect();
             for hop in values.iter().rev().flat_map(|value| value.rsplit(',')) {
                 let Some(address) = address(hop, header) else {
+                    veiled = true;
                     break;
                 };
                 ip = address;
@@ -52,13 +56,15 @@ impl Client {
         Self {
             ip,
             trusted: trusted.contains(ip),
+            veiled,
         }
     }
 
-    /// True where the request came from this machine itself.
+    /// True where the request came from this machine itself, and not through its proxy from
+    /// somebody unknown.
     #[must_use]
     pub fn is_loopback(self) -> bool {
-        self.ip.is_loopback()
+        self.ip.is_loopback() && !self.veiled
     }
 
     /// What the limit per address counts; nothing for this machine and trusted proxies.

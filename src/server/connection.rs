@@ -18,6 +18,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
+use rustix::net::RecvFlags;
 use socket2::SockRef;
 use tokio::{
     io::Interest,
@@ -37,6 +38,11 @@ use crate::delivery::shards::{self, Shards};
 
 /// From accepting to the end of the first request's head; the same for each later one.
 const HEAD_TIME: Duration = Duration::from_secs(10);
+/// Longest time for which one request may hold a permit: whoever sends a large head or a body
+/// slowly must not keep others out.
+const PERMIT_TIME: Duration = Duration::from_secs(1);
+/// Most bytes of a head that are waited for outside hyper.
+const PEEKED: usize = 16 << 10;
 /// Largest head: a token of 8 KiB, a ticket of 4, cookies, and as much again.
 const MAX_HEAD: usize = 32 << 10;
 /// How a client says that it speaks HTTP/2 without being asked (RFC 9113, section 3.4).
@@ -99,22 +105,68 @@ fn hand_over(stream: Arc<TcpStream>, aside: Aside, began: Instant, site: &Site) 
     Ok(())
 }
 
-/// Waits for the first bytes and looks at them without taking them.
+/// Waits, outside hyper, for a whole head; true where it is HTTP/2's preface.
+///
+/// Who sends the head bit by bit waits here, where waiting costs no buffer and no permit. A head
+/// of more than [`PEEKED`] bytes is left to hyper.
 async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
-    let mut start = [0; PREFACE.len()];
+    let mut pause = Duration::from_millis(2);
     loop {
-        let seen = stream.peek(&mut start).await?;
-        if !PREFACE.starts_with(&start[..seen]) {
-            return Ok(false);
+        stream.readable().await?;
+        match look(stream)? {
+            Start::Preface => return Ok(true),
+            Start::Head => return Ok(false),
+            Start::Nothing => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Start::Part => {}
         }
-        if seen == PREFACE.len() {
-            return Ok(true);
-        }
-        if seen == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        // The rest is on its way; peeking again at once would spin on the same bytes.
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        // The rest is on its way. The socket stays readable for what was only looked at, so
+        // waiting for that would spin.
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(250));
+    }
+}
+
+/// What a connection begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    /// The end: nobody is there any more.
+    Nothing,
+    /// Part of a head.
+    Part,
+    /// A whole head, or more of one than is looked at.
+    Head,
+    /// The preface of HTTP/2.
+    Preface,
+}
+
+/// Looks at what has arrived without taking it.
+fn look(stream: &TcpStream) -> io::Result<Start> {
+    let mut buffer = [0; PEEKED];
+    let seen = stream.try_io(Interest::READABLE, || {
+        let (_, seen) = rustix::net::recv(stream, &mut buffer[..], RecvFlags::PEEK)?;
+        Ok(seen)
+    });
+    match seen {
+        Ok(0) => Ok(Start::Nothing),
+        Ok(seen) => Ok(start(&buffer[..seen])),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Start::Part),
+        Err(error) => Err(error),
+    }
+}
+
+fn start(bytes: &[u8]) -> Start {
+    if bytes.starts_with(PREFACE) {
+        return Start::Preface;
+    }
+    // An empty line before the request is ignored (RFC 9112, section 2.2).
+    let head = bytes.trim_ascii_start();
+    let whole =
+        head.windows(4).any(|end| end == b"\r\n\r\n") || head.windows(2).any(|end| end == b"\n\n");
+    let is_preface_so_far = PREFACE.starts_with(bytes);
+    if bytes.len() == PEEKED || (whole && !is_preface_so_far) {
+        Start::Head
+    } else {
+        Start::Part
     }
 }
 
@@ -160,7 +212,11 @@ async fn http1(
         // on a stream has left.
         .half_close(true)
         .serve_connection(io, service);
+    let mut patience = std::pin::pin!(tokio::time::sleep(PERMIT_TIME));
     let driven = std::future::poll_fn(|cx| {
+        if !patience.is_elapsed() && patience.as_mut().poll(cx).is_ready() {
+            permit.lock().take();
+        }
         let over = Pin::new(&mut connection).poll(cx);
         match handoff.take() {
             Some(aside) => Poll::Ready(Some(aside)),
@@ -227,4 +283,27 @@ async fn linger(stream: &TcpStream) {
         }
     };
     let _ = timeout(LINGER, drained).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_whole_at_its_empty_line() {
+        assert_eq!(start(b"G"), Start::Part);
+        assert_eq!(start(b"GET / HTTP/1.1\r\nhost: a\r\n"), Start::Part);
+        assert_eq!(start(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"), Start::Head);
+        assert_eq!(start(b"GET / HTTP/1.1\nhost: a\n\n"), Start::Head);
+        assert_eq!(start(b"\r\n\r\nGET"), Start::Part);
+        assert_eq!(start(&[b'a'; PEEKED]), Start::Head);
+    }
+
+    #[test]
+    fn the_preface_of_http2_is_known_once_it_is_whole() {
+        assert_eq!(start(PREFACE), Start::Preface);
+        for end in 1..PREFACE.len() {
+            assert_eq!(start(&PREFACE[..end]), Start::Part, "{end}");
+        }
+    }
 }

@@ -24,26 +24,26 @@ use tokio::task::JoinHandle;
 use tower::ServiceExt;
 
 /// The HS256 secret of every test service.
-pub const SECRET: &str = "the-secret-of-the-tests-has-32-bytes-or-more";
+pub(crate) const SECRET: &str = "the-secret-of-the-tests-has-32-bytes-or-more";
 
 /// How long a test waits for what must come; with a paused clock no time at all.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A service in this process, with its pulse running.
-pub struct TestApp {
-    pub app: App,
+pub(crate) struct TestApp {
+    pub(crate) app: App,
     router: Router,
     pulse: JoinHandle<()>,
 }
 
 impl TestApp {
     /// One with the default settings and the tests' secret.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(&[])
     }
 
     /// One with these settings beside, by their names: `("push_interval", "50ms")`.
-    pub fn with(settings: &[(&str, &str)]) -> Self {
+    pub(crate) fn with(settings: &[(&str, &str)]) -> Self {
         let mut flags = BTreeMap::from([("jwt_secret".to_owned(), SECRET.to_owned())]);
         for (name, value) in settings {
             flags.insert((*name).to_owned(), (*value).to_owned());
@@ -59,12 +59,12 @@ impl TestApp {
         }
     }
 
-    pub fn hub(&self) -> &Hub {
+    pub(crate) fn hub(&self) -> &Hub {
         self.app.hub()
     }
 
     /// Sends any request.
-    pub async fn send(&self, request: Request<Body>) -> Answer {
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
         let response = self
             .router
             .clone()
@@ -80,17 +80,17 @@ impl TestApp {
     }
 
     /// A `GET` with these headers.
-    pub async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+    pub(crate) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
         self.call(Method::GET, path, headers, None).await
     }
 
     /// A `POST` of JSON with these headers.
-    pub async fn post(&self, path: &str, headers: &[(&str, &str)], body: Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, headers: &[(&str, &str)], body: Value) -> Answer {
         self.call(Method::POST, path, headers, Some(body)).await
     }
 
     /// A `DELETE` with these headers and, perhaps, a JSON body.
-    pub async fn delete(
+    pub(crate) async fn delete(
         &self,
         path: &str,
         headers: &[(&str, &str)],
@@ -122,13 +122,13 @@ impl TestApp {
     }
 
     /// Joins a blog by `GET` and reads up to the first count.
-    pub async fn join(&self, blog_id: &str) -> Viewer {
+    pub(crate) async fn join(&self, blog_id: &str) -> Viewer {
         self.open(&format!("/v1/stream?blog_id={blog_id}"), &[])
             .await
     }
 
     /// Joins a blog with a token.
-    pub async fn join_as(&self, blog_id: &str, token: &str) -> Viewer {
+    pub(crate) async fn join_as(&self, blog_id: &str, token: &str) -> Viewer {
         let bearer = bearer(token);
         let headers = [("authorization", bearer.as_str())];
         self.open(&format!("/v1/stream?blog_id={blog_id}"), &headers)
@@ -136,13 +136,13 @@ impl TestApp {
     }
 
     /// Opens a stream by `GET` and reads `connected`.
-    pub async fn open(&self, path: &str, headers: &[(&str, &str)]) -> Viewer {
+    pub(crate) async fn open(&self, path: &str, headers: &[(&str, &str)]) -> Viewer {
         let answer = self.get(path, headers).await;
         answer.expect_stream().connected().await
     }
 
     /// Joins by `POST` and opens the stream at once.
-    pub async fn join_by_post(&self, body: Value, headers: &[(&str, &str)]) -> Viewer {
+    pub(crate) async fn join_by_post(&self, body: Value, headers: &[(&str, &str)]) -> Viewer {
         let mut headers = headers.to_vec();
         headers.push(("accept", "text/event-stream"));
         let answer = self.post("/v1/join", &headers, body).await;
@@ -150,7 +150,7 @@ impl TestApp {
     }
 
     /// A blog's count over REST: viewers, connections, members.
-    pub async fn count(&self, blog_id: &str) -> (u64, u64, u64) {
+    pub(crate) async fn count(&self, blog_id: &str) -> (u64, u64, u64) {
         let token = token("reader", "read");
         let bearer = bearer(&token);
         let path = format!("/v1/blogs/{blog_id}/count");
@@ -166,12 +166,12 @@ impl Drop for TestApp {
 }
 
 /// A token of the tests' secret for an hour, without a `rooms` claim.
-pub fn token(sub: &str, scope: &str) -> String {
+pub(crate) fn token(sub: &str, scope: &str) -> String {
     token_for(sub, scope, None, Duration::from_secs(3600))
 }
 
 /// A token of the tests' secret.
-pub fn token_for(sub: &str, scope: &str, rooms: Option<&[&str]>, ttl: Duration) -> String {
+pub(crate) fn token_for(sub: &str, scope: &str, rooms: Option<&[&str]>, ttl: Duration) -> String {
     let rooms: Option<Vec<String>> =
         rooms.map(|rooms| rooms.iter().map(|room| (*room).to_owned()).collect());
     let scope = (!scope.is_empty()).then_some(scope);
@@ -181,51 +181,51 @@ pub fn token_for(sub: &str, scope: &str, rooms: Option<&[&str]>, ttl: Duration) 
 }
 
 /// The value of an `Authorization` header.
-pub fn bearer(credential: &str) -> String {
+pub(crate) fn bearer(credential: &str) -> String {
     format!("Bearer {credential}")
 }
 
 /// `viewers`, `connections` and `members` of a count.
-pub fn numbers(count: &Value) -> (u64, u64, u64) {
+pub(crate) fn numbers(count: &Value) -> (u64, u64, u64) {
     let number = |name: &str| count[name].as_u64().expect("a count has three numbers");
     (number("viewers"), number("connections"), number("members"))
 }
 
 /// Makes a request come from this address, as the server would.
-pub fn from_address(mut request: Request<Body>, address: &str) -> Request<Body> {
+pub(crate) fn from_address(mut request: Request<Body>, address: &str) -> Request<Body> {
     let address = address.parse().expect("an IP address");
     request.extensions_mut().insert(Peer(address));
     request
 }
 
 /// An answer whose body was not read yet.
-pub struct Answer {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
     body: Body,
 }
 
 impl Answer {
     /// A header's value; empty where it is missing.
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         let value = self.headers.get(name);
         value.map_or("", |value| value.to_str().expect("headers are ASCII"))
     }
 
-    pub async fn text(self) -> String {
+    pub(crate) async fn text(self) -> String {
         let whole = tokio::time::timeout(PATIENCE, self.body.collect());
         let whole = whole.await.expect("the body ends").expect("it is whole");
         String::from_utf8(whole.to_bytes().to_vec()).expect("it is UTF-8")
     }
 
-    pub async fn json(self) -> Value {
+    pub(crate) async fn json(self) -> Value {
         let text = self.text().await;
         serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text:?} is no JSON"))
     }
 
     /// Checks that this is a problem with this status and code, of the one shape that problems
     /// have.
-    pub async fn expect_problem(self, status: u16, code: &str) -> Value {
+    pub(crate) async fn expect_problem(self, status: u16, code: &str) -> Value {
         let media_type = self.header("content-type").to_owned();
         let found = self.status.as_u16();
         let text = self.text().await;
@@ -241,14 +241,14 @@ impl Answer {
     }
 
     /// Checks that this is a stream.
-    pub fn expect_stream(self) -> Viewer {
+    pub(crate) fn expect_stream(self) -> Viewer {
         assert_eq!(self.status, StatusCode::OK);
         assert_eq!(self.header("content-type"), "text/event-stream");
         self.stream()
     }
 
     /// The body as a stream of events.
-    pub fn stream(self) -> Viewer {
+    pub(crate) fn stream(self) -> Viewer {
         Viewer {
             body: self.body,
             pending: String::new(),
@@ -259,22 +259,22 @@ impl Answer {
 
 /// One event.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Event {
+pub(crate) struct Event {
     /// Its name; empty for a bare `retry:`.
-    pub name: String,
-    pub id: Option<String>,
+    pub(crate) name: String,
+    pub(crate) id: Option<String>,
     /// Its data, parsed; null where it has none.
-    pub data: Value,
+    pub(crate) data: Value,
     /// Milliseconds of a `retry:` field.
-    pub retry: Option<u64>,
+    pub(crate) retry: Option<u64>,
 }
 
 /// A reader of one stream. Leaves when dropped.
-pub struct Viewer {
+pub(crate) struct Viewer {
     body: Body,
     pending: String,
     /// What `connected` said.
-    pub connected: Value,
+    pub(crate) connected: Value,
 }
 
 impl Viewer {
@@ -292,22 +292,22 @@ impl Viewer {
         self
     }
 
-    pub fn connection(&self) -> &str {
+    pub(crate) fn connection(&self) -> &str {
         self.connected["connection"].as_str().expect("an id")
     }
 
-    pub fn ticket(&self) -> &str {
+    pub(crate) fn ticket(&self) -> &str {
         self.connected["ticket"].as_str().expect("a ticket")
     }
 
     /// The next event; panics where none comes in time or the stream has ended.
-    pub async fn next(&mut self) -> Event {
+    pub(crate) async fn next(&mut self) -> Event {
         let next = self.try_next().await;
         next.expect("the stream goes on")
     }
 
     /// The next event, or `None` at the stream's end.
-    pub async fn try_next(&mut self) -> Option<Event> {
+    pub(crate) async fn try_next(&mut self) -> Option<Event> {
         loop {
             if let Some((event, rest)) = self.pending.split_once("\n\n") {
                 let event = Event::parse(event);
@@ -323,7 +323,7 @@ impl Viewer {
     }
 
     /// The next event of this name; others are skipped.
-    pub async fn next_named(&mut self, name: &str) -> Event {
+    pub(crate) async fn next_named(&mut self, name: &str) -> Event {
         loop {
             let event = self.next().await;
             if event.name == name {
@@ -333,7 +333,7 @@ impl Viewer {
     }
 
     /// The next `count`: viewers, connections, members. Pings are skipped, nothing else is.
-    pub async fn next_count(&mut self) -> (u64, u64, u64) {
+    pub(crate) async fn next_count(&mut self) -> (u64, u64, u64) {
         loop {
             let event = self.next().await;
             match event.name.as_str() {
@@ -345,19 +345,19 @@ impl Viewer {
     }
 
     /// Reads counts until one shows these numbers.
-    pub async fn wait_for_count(&mut self, expected: (u64, u64, u64)) {
+    pub(crate) async fn wait_for_count(&mut self, expected: (u64, u64, u64)) {
         while numbers(&self.next_named("count").await.data) != expected {}
     }
 
     /// Checks that nothing comes for this long; with a paused clock that takes no time.
-    pub async fn expect_silence(&mut self, time: Duration) {
+    pub(crate) async fn expect_silence(&mut self, time: Duration) {
         assert_eq!(self.pending, "");
         let next = tokio::time::timeout(time, self.body.frame()).await;
         assert!(next.is_err(), "something came: {next:?}");
     }
 
     /// Reads to the end; answers the reason of `closed`.
-    pub async fn reason(mut self) -> String {
+    pub(crate) async fn reason(mut self) -> String {
         let closed = self.next_named("closed").await;
         assert_eq!(self.try_next().await, None, "closed is the last event");
         closed.data["reason"].as_str().expect("a reason").to_owned()
