@@ -680,7 +680,7 @@ impl Shard {
     /// Does what the hub ordered for one slot.
     fn obey(&mut self, id: SlotId, order: Order) {
         match order {
-            Order::End(reason) => return self.finish(id, reason),
+            Order::End(reason, _) => return self.finish(id, reason),
             Order::Expires(at) => return self.expires(id, at),
             Order::Joined(..) | Order::Left(..) | Order::Watching(..) | Order::Unwatched(_) => {}
         }
@@ -704,12 +704,12 @@ impl Shard {
                 self.enter(id, key, Some(from), &mut text);
             }
             Order::Watching(key, _) => self.enter(id, key, None, &mut text),
-            Order::Left(key, room) => {
+            Order::Left(key, room, _) => {
                 self.stand(id, key);
                 text.left(&room);
             }
             Order::Unwatched(key) => self.stand(id, key),
-            Order::Expires(_) | Order::End(_) => {}
+            Order::Expires(_) | Order::End(..) => {}
         }
         self.say(id, &text);
     }

@@ -30,7 +30,7 @@ impl State {
         match phase {
             Phase::Open => {
                 self.turnover.ended[reason as usize] += 1;
-                self.order(index, Order::End(reason), wakes);
+                self.order(index, Order::End(reason, self.log.head), wakes);
             }
             Phase::Lingering(_) => {
                 self.connections.remove(index);

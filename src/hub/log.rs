@@ -111,6 +111,17 @@ impl RoomLog {
         self.ring.range(first..)
     }
 
+    /// The messages after one sequence up to another.
+    pub(super) fn between(
+        &self,
+        after: u64,
+        until: u64,
+    ) -> impl Iterator<Item = (u64, Frame)> + '_ {
+        self.after(after)
+            .take_while(move |message| message.sequence <= until)
+            .map(|message| (message.sequence, message.frame.clone()))
+    }
+
     /// The newest message.
     pub(super) fn newest(&self) -> Option<&Frame> {
         self.ring.back().map(|message| &message.frame)

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     Conflict, Cursor, Delivery, Entry, Frame, Idempotency, Opening, Outlet, Position, Published,
-    Resume, RoomId, RoomKey, Seat, Word, state::State, wakes::Wakes,
+    Resume, RoomId, Seat, Word, state::State, wakes::Wakes,
 };
 impl State {
     /// What a new stream is told first: counts read after it was counted in, then what it missed.
@@ -72,37 +72,26 @@ impl State {
         (resets, kept.into_iter().map(|(_, frame)| frame).collect())
     }
 
-    /// The messages that the cursor has not had: of one room that is being left, or of all.
-    pub(super) fn hear(
-        &mut self,
-        cursor: &mut Cursor,
-        only: Option<RoomKey>,
-        due: &mut Vec<Delivery>,
-    ) {
-        let head = self.log.head;
-        if cursor.heard == head {
+    /// The messages up to `until` that the cursor has not had, of all rooms in one order.
+    pub(super) fn hear(&mut self, cursor: &mut Cursor, until: u64, due: &mut Vec<Delivery>) {
+        if cursor.heard >= until {
             return;
         }
+        cursor.heard = until;
         let mut messages: SmallVec<[(u64, Frame); 4]> = SmallVec::new();
         for seat in cursor.seats_mut().filter(|seat| seat.joined) {
-            if only.is_some_and(|only| only != seat.key) {
-                continue;
-            }
             let Some(room) = self.rooms.of(seat.key) else {
                 continue;
             };
-            if seat.from < room.gone {
+            if seat.from < room.gone.min(until) {
                 due.push(Delivery::Reset(room.name.clone()));
             }
             if let Some(log) = &room.log {
-                messages.extend(log.after(seat.from).map(|m| (m.sequence, m.frame.clone())));
+                messages.extend(log.between(seat.from, until));
             }
-            seat.from = head;
+            seat.from = seat.from.max(until);
         }
-        if only.is_none() {
-            self.hear_personal(cursor, &mut messages, due);
-            cursor.heard = head;
-        }
+        self.hear_personal(cursor, until, &mut messages, due);
         messages.sort_unstable_by_key(|(sequence, _)| *sequence);
         due.extend(
             messages
@@ -111,9 +100,10 @@ impl State {
         );
     }
 
-    pub(super) fn hear_personal(
+    fn hear_personal(
         &self,
         cursor: &mut Cursor,
+        until: u64,
         messages: &mut SmallVec<[(u64, Frame); 4]>,
         due: &mut Vec<Delivery>,
     ) {
@@ -129,13 +119,13 @@ impl State {
             Some(room) => room.gone,
             None => addressed().unwrap_or(0),
         };
-        if *from < gone {
+        if *from < gone.min(until) {
             due.push(Delivery::Reset(name.clone()));
         }
         if let Some(log) = room.and_then(|room| room.log.as_ref()) {
-            messages.extend(log.after(*from).map(|m| (m.sequence, m.frame.clone())));
+            messages.extend(log.between(*from, until));
         }
-        *from = self.log.head;
+        *from = until.max(*from);
     }
 
     pub(super) fn publish(
@@ -147,7 +137,10 @@ impl State {
         wakes: &mut Wakes,
     ) -> Result<Published, Conflict> {
         self.log.expire(&mut self.rooms, now);
-        let index = self.rooms.obtain(name);
+        let index = match self.rooms.find(name) {
+            Some(index) => index,
+            None => self.obtain_for_messages(name),
+        };
         let quiet = self.log.bytes() == 0;
         let published = self.log.append(&mut self.rooms, index, mark, encode, now)?;
         wakes.pulse |= quiet;
@@ -155,6 +148,15 @@ impl State {
             self.pass_on(index, name, published.position.sequence, wakes);
         }
         Ok(published)
+    }
+
+    /// Opens a room for its first message. What a personal room of this name kept before is gone
+    /// with that one, and a stream of its person may not have had it yet.
+    fn obtain_for_messages(&mut self, name: &RoomId) -> u32 {
+        let index = self.rooms.obtain(name);
+        let person = name.user().and_then(|user| self.people.find_user(&user));
+        self.rooms.at(index).gone = person.map_or(0, |person| person.addressed);
+        index
     }
 
     /// Hands a message that was just appended to whom it is for.

@@ -60,19 +60,20 @@ impl Reason {
 /// What one stream is told of its own.
 #[derive(Debug, Clone)]
 pub enum Order {
-    /// It is in the room now and is due `joined` and the room's count; and the room's messages
-    /// after this sequence.
+    /// It is in the room now and is due `joined`, the room's count and the messages after this
+    /// sequence.
     Joined(RoomKey, RoomId, u64),
-    /// It is out of the room and is due `left`.
-    Left(RoomKey, RoomId),
+    /// It is out of the room and is due its messages up to this sequence, then `left`.
+    Left(RoomKey, RoomId, u64),
     /// It watches the room now and is due the room's count.
     Watching(RoomKey, RoomId),
     /// It no longer watches the room.
     Unwatched(RoomKey),
     /// It may stay open until then.
     Expires(Instant),
-    /// It is counted out already and is due `closed`, then its end.
-    End(Reason),
+    /// It is counted out already and is due its messages up to this sequence, `closed`, then its
+    /// end.
+    End(Reason, u64),
 }
 
 /// Where one connection's orders go.

@@ -303,7 +303,7 @@ impl State {
             if let Some(membership) = now_there {
                 let key = self.rooms.get(membership.room).key(membership.room);
                 let order = match change {
-                    Change::Leave => Order::Left(key, name.clone()),
+                    Change::Leave => Order::Left(key, name.clone(), self.log.head),
                     Change::Join | Change::Watch | Change::Unwatch => Order::Unwatched(key),
                 };
                 self.order(index, order, wakes);

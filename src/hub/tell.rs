@@ -142,8 +142,8 @@ impl State {
                     let told = self.sit(cursor, key, false, 0);
                     due.push(Delivery::Watching(room, told));
                 }
-                Order::Left(key, room) => {
-                    self.hear(cursor, Some(key), &mut due);
+                Order::Left(key, room, until) => {
+                    self.hear(cursor, until, &mut due);
                     cursor.stand(key);
                     due.push(Delivery::Left(key, room));
                 }
@@ -152,8 +152,8 @@ impl State {
                     due.push(Delivery::Unwatched(key));
                 }
                 Order::Expires(at) => due.push(Delivery::Expires(at)),
-                Order::End(reason) => {
-                    self.hear(cursor, None, &mut due);
+                Order::End(reason, until) => {
+                    self.hear(cursor, until, &mut due);
                     due.push(Delivery::End(reason));
                     return due;
                 }
@@ -181,7 +181,7 @@ impl State {
                 due.push(Delivery::Count(frame.clone()));
             }
         }
-        self.hear(cursor, None, &mut due);
+        self.hear(cursor, self.log.head, &mut due);
         due
     }
 
@@ -194,8 +194,6 @@ impl State {
     ) -> Option<Told> {
         let told = self.tell(key)?;
         cursor.sit(Seat::new(&told, joined, from));
-        // Some may have come since the order was given.
-        cursor.heard = cursor.heard.min(from);
         Some(told)
     }
 
