@@ -291,8 +291,8 @@ pub async fn renew(
             "Only a new token of the connection's own user renews it.",
         ));
     }
-    if app.blocked(&ticket).is_some() {
-        return Err(kicked());
+    if let Some(remaining) = app.blocked(&ticket) {
+        return Err(kicked().retry_after(remaining));
     }
     let before = app
         .hub()

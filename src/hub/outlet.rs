@@ -60,8 +60,8 @@ impl Reason {
 /// What one stream is told of its own.
 #[derive(Debug, Clone)]
 pub enum Order {
-    /// It is in the room now and is due `joined`, the room's count and the messages after this
-    /// sequence.
+    /// It is in the room now and is due its messages up to this sequence, `joined` and the room's
+    /// count; and the room's messages after that sequence.
     Joined(RoomKey, RoomId, u64),
     /// It is out of the room and is due its messages up to this sequence, then `left`.
     Left(RoomKey, RoomId, u64),

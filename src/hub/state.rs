@@ -135,30 +135,35 @@ impl State {
         if let Some(older) = older {
             self.count_out(older, Reason::Replaced, now, wakes);
         }
-        self.return_of_the_lost(index, now, wakes);
+        if older.is_none() {
+            self.return_of_the_lost(index, now, wakes);
+        }
         Ok((index, self.opening(index, entry)))
     }
 
-    /// Drops the lingering connections of a person who is back in one of their rooms.
+    /// Drops the longest lingering connection of a person who is back in one of its rooms with a
+    /// new one. Only that: any other lost tab may still come back, by its ticket to its own place.
     pub(super) fn return_of_the_lost(&mut self, index: u32, now: Instant, wakes: &mut Wakes) {
         let back = self.connections.get(index);
         let Viewer::Person { place, .. } = back.viewer else {
             return;
         };
         let rooms: SmallVec<[u32; 4]> = joined_rooms(back).collect();
-        let lost: SmallVec<[u32; 2]> = self
+        let lost = self
             .people
             .get(place)
             .connections
             .iter()
-            .copied()
-            .filter(|&other| {
-                let other = self.connections.get(other);
-                matches!(other.phase, Phase::Lingering(_))
-                    && joined_rooms(other).any(|room| rooms.contains(&room))
+            .filter_map(|&other| {
+                let connection = self.connections.get(other);
+                let Phase::Lingering(until) = connection.phase else {
+                    return None;
+                };
+                let shared = joined_rooms(connection).any(|room| rooms.contains(&room));
+                shared.then_some((until, other))
             })
-            .collect();
-        for other in lost {
+            .min();
+        if let Some((_, other)) = lost {
             self.count_out(other, Reason::Replaced, now, wakes);
         }
     }

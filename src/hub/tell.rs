@@ -135,6 +135,7 @@ impl State {
         while let Some(order) = inbox.pop() {
             match order {
                 Order::Joined(key, room, from) => {
+                    self.hear(cursor, from, &mut due);
                     let told = self.sit(cursor, key, true, from);
                     due.push(Delivery::Joined(room, told));
                 }

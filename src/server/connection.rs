@@ -10,7 +10,12 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, body::Body, extract::Request, response::Response};
+use axum::{
+    Router,
+    body::Body,
+    extract::Request,
+    response::{IntoResponse, Response},
+};
 use hyper::{
     body::{Body as _, Incoming},
     server::conn::{http1, http2},
@@ -34,7 +39,10 @@ use super::{
     handoff::{Aside, Asked, Handoff},
     io::Io,
 };
-use crate::delivery::shards::{self, Shards};
+use crate::{
+    api::error::{ApiError, Code},
+    delivery::shards::{self, Shards},
+};
 
 /// From accepting to the end of the first request's head; the same for each later one.
 const HEAD_TIME: Duration = Duration::from_secs(10);
@@ -49,6 +57,9 @@ const MAX_HEAD: usize = 32 << 10;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Most requests at a time on one HTTP/2 connection; each may be a stream.
 const MAX_HTTP2_STREAMS: u32 = 250;
+/// Largest head over HTTP/2 that is answered at all, decoded and with 32 bytes for each field (RFC
+/// 9113, section 6.5.2): four times the limit that is told.
+const HTTP2_HEAD: u32 = 128 << 10;
 /// HTTP/2's own heartbeat: every 20 s, and gone after another 20 s without an answer.
 const HTTP2_PING: Duration = Duration::from_secs(20);
 /// How long what still comes is thrown away after our side is closed.
@@ -249,7 +260,7 @@ async fn http2(stream: &Arc<TcpStream>, peer: IpAddr, router: Router) {
     let _ = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_HTTP2_STREAMS)
-        .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
+        .max_header_list_size(HTTP2_HEAD)
         .keep_alive_interval(HTTP2_PING)
         .keep_alive_timeout(HTTP2_PING)
         .serve_connection(io, service)
@@ -257,12 +268,38 @@ async fn http2(stream: &Arc<TcpStream>, peer: IpAddr, router: Router) {
 }
 
 async fn answer(router: Router, peer: IpAddr, request: Request<Incoming>) -> Response {
+    if let Err(too_large) = check_head(&request) {
+        return too_large.into_response();
+    }
     let mut request = request.map(Body::new);
     request.extensions_mut().insert(Peer(peer));
     match router.oneshot(request).await {
         Ok(response) => response,
         Err(never) => match never {},
     }
+}
+
+/// hyper's own limits are met somewhere above [`MAX_HEAD`], as the bytes happen to arrive, and
+/// over HTTP/2 answered without a body; so this is the limit that is told.
+fn check_head(request: &Request<Incoming>) -> Result<(), ApiError> {
+    let uri = request.uri().to_string().len();
+    if uri > MAX_HEAD {
+        return Err(ApiError::new(
+            Code::UriTooLong,
+            "The address of the request is longer than 32 KiB.",
+        ));
+    }
+    let fields = request.headers().iter();
+    let fields: usize = fields
+        .map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len())
+        .sum();
+    if uri + fields > MAX_HEAD {
+        return Err(ApiError::new(
+            Code::HeadTooLarge,
+            "The head of the request is larger than 32 KiB.",
+        ));
+    }
+    Ok(())
 }
 
 /// Closes our side and throws away what still comes, for a moment: closing a socket with unread

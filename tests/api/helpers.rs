@@ -3,7 +3,7 @@
 //! [`TestApp`] calls the router as a tower service, without a socket; a [`Viewer`] reads the
 //! events of a stream's body and leaves when it is dropped.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 use axum::{
     Router,
@@ -149,6 +149,65 @@ impl TestApp {
         answer.expect_stream().connected().await
     }
 
+    /// Joins by `POST` without a stream and answers what the ticket came with.
+    pub(crate) async fn join_later(&self, body: Value, headers: &[(&str, &str)]) -> Value {
+        let answer = self.post("/v1/join", headers, body).await;
+        assert_eq!(answer.status, StatusCode::CREATED);
+        answer.json().await
+    }
+
+    /// Opens the stream of a ticket and reads `connected`.
+    pub(crate) async fn open_ticket(&self, ticket: &str) -> Viewer {
+        self.open(&format!("/v1/stream?ticket={ticket}"), &[]).await
+    }
+
+    /// A call on a connection, `join` or `leave` or any other, by ticket or token.
+    pub(crate) async fn call_on(
+        &self,
+        connection: &str,
+        call: &str,
+        credential: &str,
+        body: Value,
+    ) -> Answer {
+        let path = format!("/v1/connections/{connection}/{call}");
+        let bearer = bearer(credential);
+        self.post(&path, &[("authorization", &bearer)], body).await
+    }
+
+    /// Changes the rooms of an open stream by its own ticket and answers what it is told.
+    pub(crate) async fn change(&self, viewer: &Viewer, call: &str, body: Value) -> Value {
+        let answer = self
+            .call_on(viewer.connection(), call, viewer.ticket(), body)
+            .await;
+        assert_eq!(answer.status, StatusCode::OK);
+        answer.json().await
+    }
+
+    /// A back end's `GET` of JSON, with every scope.
+    pub(crate) async fn read(&self, path: &str) -> Value {
+        let bearer = bearer(&admin());
+        let answer = self.get(path, &[("authorization", &bearer)]).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        answer.json().await
+    }
+
+    /// A back end's `DELETE`, with every scope.
+    pub(crate) async fn kick(&self, path: &str, body: Option<Value>) -> StatusCode {
+        let bearer = bearer(&admin());
+        let headers = [("authorization", bearer.as_str())];
+        self.delete(path, &headers, body).await.status
+    }
+
+    /// Sends a message as a back end: `to` is `rooms/blog:1` or `users/7`. Answers its id.
+    pub(crate) async fn publish(&self, to: &str, body: Value) -> String {
+        let bearer = bearer(&admin());
+        let path = format!("/v1/{to}/messages");
+        let answer = self.post(&path, &[("authorization", &bearer)], body).await;
+        assert_eq!(answer.status, StatusCode::ACCEPTED);
+        let accepted = answer.json().await;
+        accepted["id"].as_str().expect("an id").to_owned()
+    }
+
     /// A blog's count over REST: viewers, connections, members.
     pub(crate) async fn count(&self, blog_id: &str) -> (u64, u64, u64) {
         let token = token("reader", "read");
@@ -180,9 +239,25 @@ pub(crate) fn token_for(sub: &str, scope: &str, rooms: Option<&[&str]>, ttl: Dur
         .expect("the claims are valid")
 }
 
+/// A token with every scope.
+pub(crate) fn admin() -> String {
+    token("back-end", "admin")
+}
+
 /// The value of an `Authorization` header.
 pub(crate) fn bearer(credential: &str) -> String {
     format!("Bearer {credential}")
+}
+
+/// What may be left of so many seconds: tokens and tickets end by the wall clock in whole
+/// seconds, and a test takes its time.
+pub(crate) fn about(seconds: u64) -> RangeInclusive<u64> {
+    seconds - 2..=seconds
+}
+
+/// The seconds that are said to be left.
+pub(crate) fn expires_in(said: &Value) -> u64 {
+    said["expires_in"].as_u64().expect("whole seconds")
 }
 
 /// `viewers`, `connections` and `members` of a count.
@@ -253,6 +328,7 @@ impl Answer {
             body: self.body,
             pending: String::new(),
             connected: Value::Null,
+            position: String::new(),
         }
     }
 }
@@ -275,6 +351,8 @@ pub(crate) struct Viewer {
     pending: String,
     /// What `connected` said.
     pub(crate) connected: Value,
+    /// The id of the last event that had one, as a browser would send it back.
+    pub(crate) position: String,
 }
 
 impl Viewer {
@@ -287,9 +365,15 @@ impl Viewer {
         );
         let connected = self.next().await;
         assert_eq!(connected.name, "connected");
-        assert!(connected.id.is_some());
+        assert!(connected.id.is_some(), "connected has an id");
         self.connected = connected.data;
         self
+    }
+
+    /// The names of a list in `connected`: `rooms` or `watching`.
+    pub(crate) fn names(&self, list: &str) -> Vec<&str> {
+        let list = self.connected[list].as_array().expect("a list");
+        list.iter().filter_map(Value::as_str).collect()
     }
 
     pub(crate) fn connection(&self) -> &str {
@@ -312,6 +396,9 @@ impl Viewer {
             if let Some((event, rest)) = self.pending.split_once("\n\n") {
                 let event = Event::parse(event);
                 self.pending = rest.to_owned();
+                if let Some(id) = &event.id {
+                    self.position.clone_from(id);
+                }
                 return Some(event);
             }
             let frame = tokio::time::timeout(PATIENCE * 6, self.body.frame()).await;
@@ -330,6 +417,20 @@ impl Viewer {
                 return event;
             }
         }
+    }
+
+    /// Checks that the next event is this one.
+    pub(crate) async fn expect(&mut self, name: &str, data: Value) {
+        let event = self.next().await;
+        assert_eq!((event.name.as_str(), &event.data), (name, &data));
+    }
+
+    /// Checks that the next event is a room's count: viewers, connections, members.
+    pub(crate) async fn expect_count(&mut self, room: &str, expected: (u64, u64, u64)) {
+        let event = self.next().await;
+        assert_eq!(event.name, "count");
+        assert_eq!(event.data["room"], room);
+        assert_eq!(numbers(&event.data), expected);
     }
 
     /// The next `count`: viewers, connections, members. Pings are skipped, nothing else is.
@@ -357,10 +458,23 @@ impl Viewer {
     }
 
     /// Reads to the end; answers the reason of `closed`.
-    pub(crate) async fn reason(mut self) -> String {
-        let closed = self.next_named("closed").await;
-        assert_eq!(self.try_next().await, None, "closed is the last event");
-        closed.data["reason"].as_str().expect("a reason").to_owned()
+    pub(crate) async fn reason(self) -> String {
+        self.farewell().await.0
+    }
+
+    /// Reads to the end; answers the reason of `closed` and the `retry:` right before it, in
+    /// milliseconds.
+    pub(crate) async fn farewell(mut self) -> (String, Option<u64>) {
+        let mut retry = None;
+        loop {
+            let event = self.next().await;
+            if event.name == "closed" {
+                assert_eq!(self.try_next().await, None, "closed is the last event");
+                let reason = event.data["reason"].as_str().expect("a reason");
+                return (reason.to_owned(), retry);
+            }
+            retry = event.retry;
+        }
     }
 }
 

@@ -3,9 +3,14 @@
 mod auth;
 mod bad_input;
 mod cli;
+mod connections;
 mod drain;
 mod helpers;
 mod join;
 mod limits;
+mod messages;
+mod metrics;
+mod rooms;
 mod server;
+mod stream;
 mod wire;

@@ -1,0 +1,85 @@
+//! Too few descriptors: readers beyond them are turned away softly or wait, nothing spins, and
+//! all is well again once some have left.
+
+use std::{net::TcpStream, thread, time::Duration};
+
+use serde_json::json;
+
+use crate::helpers::{PATIENCE, Program, Reader, numbers, until};
+
+/// CPU of the program in two seconds in which nothing is asked of it.
+fn expect_idle(program: &Program) {
+    let (time, before) = (Duration::from_secs(2), program.cpu());
+    thread::sleep(time);
+    let used = program.cpu() - before;
+    assert!(used < time / 20, "{used:?} of CPU in {time:?}");
+}
+
+fn metric(program: &Program, name: &str) -> u64 {
+    let head = b"GET /metrics HTTP/1.1\r\nHost: l\r\nConnection: close\r\n\r\n";
+    let (status, text) = program.client().ask(head);
+    assert_eq!(status, 200, "{text}");
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let value = line.and_then(|value| value.trim().parse::<f64>().ok());
+    value.unwrap_or_else(|| panic!("{name} in {text}")) as u64
+}
+
+#[test]
+fn with_64_descriptors_readers_are_turned_away_softly_and_nothing_spins() {
+    let mut program = Program::start(
+        &["prlimit", "--nofile=64:64"],
+        &[("LIVECOUNT_HEARTBEAT", "60s")],
+    );
+    let client = program.client();
+    let idle = program.descriptors();
+
+    // As many as the node holds, which leaves some descriptors for refusals and calls.
+    let mut readers: Vec<Reader> = Vec::new();
+    let refused = loop {
+        let mut reader = client.open("/v1/stream?blog_id=a", &[]);
+        assert_eq!(reader.next().name, "", "retry: comes first");
+        let first = reader.next();
+        if first.name == "closed" {
+            break first;
+        }
+        assert_eq!(first.name, "connected");
+        readers.push(reader);
+        assert!(readers.len() < 64, "more streams than descriptors");
+    };
+    assert_eq!(refused.data, json!({ "reason": "overloaded" }));
+    assert!(readers.len() >= 16, "only {} streams", readers.len());
+    let held = u64::try_from(readers.len()).unwrap();
+    assert_eq!(client.room("blog:a"), (held, held, 0));
+    assert!(metric(&program, "livecount_refused_total{limit=\"node\"}") >= 1);
+
+    // Beyond them, connections that take all that is left, and then some.
+    let silent: Vec<TcpStream> = (0..64).map(|_| client.connect()).collect();
+    until(PATIENCE, || {
+        let log = program.log();
+        let said = log.contains("cannot be accepted");
+        said.then_some(()).ok_or(log)
+    });
+    expect_idle(&program);
+    let lines = program.log();
+    let lines = lines
+        .lines()
+        .filter(|line| line.contains("cannot be accepted"));
+    assert!(lines.count() < 10, "a line for each try");
+    // Those who are in are told as ever.
+    let left = readers.pop().expect("there are some");
+    drop(left);
+    readers[0].wait_for_count("blog:a", (held - 1, held - 1, 0));
+
+    drop(silent);
+    drop(readers);
+    until(PATIENCE, || {
+        let now = program.descriptors();
+        (now <= idle + 1)
+            .then_some(())
+            .ok_or(format!("{now} descriptors, once {idle}"))
+    });
+    let mut reader = client.join("a");
+    assert_eq!(numbers(&reader.next_named("count").data), (1, 1, 0));
+    expect_idle(&program);
+    program.expect_sound();
+}

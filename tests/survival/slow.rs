@@ -1,0 +1,240 @@
+//! Readers that read slowly or not at all: they cost little, hold up nobody, and lose nothing
+//! without being told.
+
+use std::{io::Read, thread, time::Duration};
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::helpers::{
+    Client, PATIENCE, Path, Program, Reader, Service, get, numbers, on_both_paths, until,
+};
+
+on_both_paths!(
+    large_messages_arrive_whole_at_a_reader_with_a_small_window,
+    a_slow_reader_that_joins_a_room_meanwhile_misses_nothing_of_it,
+    a_slow_reader_is_told_of_the_end,
+    a_reader_that_stops_for_good_is_ended_by_the_kernel,
+);
+
+/// What a message of this number says: 64 KiB less a little, no two alike.
+fn large(number: usize) -> Value {
+    let word = format!("{number:08x}-");
+    json!(word.repeat(63 * 1024 / word.len()))
+}
+
+/// Opens a stream over a small window.
+fn narrow(client: Client, path: &str) -> Reader {
+    use std::io::Write;
+    let mut socket = client.connect_narrow(4 << 10);
+    socket.write_all(&get(path, &[])).unwrap();
+    let mut reader = Reader::of(socket).connected();
+    reader.gulp = 1 << 10;
+    reader
+}
+
+fn large_messages_arrive_whole_at_a_reader_with_a_small_window(path: Path) {
+    let service = Service::start(path);
+    let client = service.client();
+    let mut reader = narrow(client, "/v1/stream?blog_id=a&blog_id=b");
+    let mut old = {
+        use std::io::Write;
+        let mut socket = client.connect_narrow(4 << 10);
+        socket
+            .write_all(b"GET /v1/stream?blog_id=a&blog_id=b HTTP/1.0\r\n\r\n")
+            .unwrap();
+        Reader::of(socket).connected()
+    };
+    for number in 0..8 {
+        client.publish(["blog:a", "blog:b"][number % 2], &large(number));
+    }
+    thread::scope(|scope| {
+        for reader in [&mut reader, &mut old] {
+            scope.spawn(|| {
+                for number in 0..8 {
+                    let message = reader.next_named("message");
+                    assert_eq!(message.data["data"], large(number), "message {number}");
+                }
+                let rest = reader.rest(Duration::from_millis(300));
+                assert!(rest.iter().all(|event| event.name == "count"), "{rest:?}");
+            });
+        }
+    });
+    assert_eq!(service.count("a"), (2, 2, 0));
+}
+
+/// Stuffs a reader's way until nothing more fits.
+fn stuff(client: Client, room: &str) {
+    for number in 0..12 {
+        client.publish(room, &large(number));
+    }
+}
+
+fn a_slow_reader_that_joins_a_room_meanwhile_misses_nothing_of_it(path: Path) {
+    let service = Service::start(path);
+    let client = service.client();
+    let mut reader = narrow(client, "/v1/stream?blog_id=a&blog_id=x");
+    reader.gulp = 16 << 10;
+    stuff(client, "blog:a");
+    client.publish("blog:b", &json!("before it joins"));
+    assert_eq!(reader.change(client, "join", &["blog:b"]).0, 200);
+    client.publish("blog:b", &json!(1));
+    assert_eq!(reader.change(client, "leave", &["blog:x"]).0, 200);
+    assert_eq!(reader.change(client, "watch", &["blog:c"]).0, 200);
+    client.publish("blog:b", &json!(2));
+    let _other = client.join("c");
+    service.wait_for("c", 1, PATIENCE);
+    let events = reader.rest(Duration::from_secs(2));
+    let of = |room: &str, name: &str| -> Vec<&Value> {
+        let of = events.iter().filter(|e| e.room() == room && e.name == name);
+        of.map(|event| &event.data).collect()
+    };
+    assert_eq!(of("blog:b", "joined").len(), 1, "{events:?}");
+    assert_eq!(of("blog:x", "left").len(), 1);
+    let messages = of("blog:b", "message");
+    let said: Vec<&Value> = messages.iter().map(|data| &data["data"]).collect();
+    assert_eq!(said, [&json!(1), &json!(2)]);
+    assert_eq!(of("blog:a", "message").len(), 12);
+    assert_eq!(numbers(of("blog:b", "count").last().unwrap()), (1, 1, 0));
+    assert_eq!(numbers(of("blog:c", "count").last().unwrap()), (1, 1, 0));
+    // And from here on it keeps up as any other.
+    client.publish("blog:b", &json!(3));
+    assert_eq!(reader.next_named("message").data["data"], 3);
+    let _third = client.join("b");
+    reader.wait_for_count("blog:b", (2, 2, 0));
+}
+
+fn a_slow_reader_is_told_of_the_end(path: Path) {
+    let service = Service::start(path);
+    let client = service.client();
+    let mut reader = narrow(client, "/v1/stream?blog_id=a");
+    reader.gulp = 64 << 10;
+    client.publish("blog:a", &large(0));
+    let url = format!("/v1/connections/{}", reader.connection());
+    client.call("DELETE", &url, &reader.ticket(), &Value::Null);
+    assert_eq!(service.count("a"), (0, 0, 0));
+    assert_eq!(reader.reason(), "left");
+}
+
+fn a_reader_that_stops_for_good_is_ended_by_the_kernel(path: Path) {
+    let service = Service::start(path);
+    let client = service.client();
+    let mut other = client.join("a");
+    let stuck = narrow(client, "/v1/stream?blog_id=a");
+    other.wait_for_count("blog:a", (2, 2, 0));
+    stuff(client, "blog:a");
+    let taken = service.wait_for("a", 1, Duration::from_secs(40));
+    assert!(taken > Duration::from_secs(15), "after {taken:?} already");
+    other.wait_for_count("blog:a", (1, 1, 0));
+    drop(stuck);
+}
+
+/// What one reader got while 10 MB passed.
+struct Heard {
+    latest: Duration,
+    messages: usize,
+}
+
+/// Reads messages that say when they were sent, until one says that it is the last.
+fn listen(mut reader: Reader, start: Instant) -> Heard {
+    let mut heard = Heard {
+        latest: Duration::ZERO,
+        messages: 0,
+    };
+    loop {
+        let event = reader.next();
+        if event.name != "message" {
+            continue;
+        }
+        heard.messages += 1;
+        let sent = Duration::from_micros(event.data["data"]["sent"].as_u64().unwrap());
+        heard.latest = heard.latest.max(start.elapsed().saturating_sub(sent));
+        if event.data["data"]["last"] == true {
+            return heard;
+        }
+    }
+}
+
+/// Sends `messages` of 64 KB to the blog, with a count that changes between any two.
+fn pour(client: Client, messages: usize, start: Instant, last: bool) {
+    let mut passing = None;
+    for number in 0..messages {
+        let sent = u64::try_from(start.elapsed().as_micros()).unwrap();
+        let last = last && number + 1 == messages;
+        let data = json!({ "sent": sent, "last": last, "load": large(number) });
+        client.publish("blog:a", &data);
+        passing = match passing {
+            None => Some(client.join("a")),
+            Some(_) => None,
+        };
+        // So that whoever reads all the time, in a test on a busy machine, keeps up.
+        thread::sleep(Duration::from_millis(25));
+    }
+}
+
+#[test]
+fn a_reader_that_stops_costs_nothing_holds_up_nobody_and_is_told_what_it_missed() {
+    let mut program = Program::start(&[], &[]);
+    let client = program.client();
+    let start = Instant::now();
+    // What the service keeps of messages anyway, and its own buffers, are there before.
+    pour(client, 40, start, false);
+    let before = program.memory_kib();
+    let mut stuck: Vec<Reader> = (0..4).map(|_| client.join("a")).collect();
+    let others: Vec<_> = (0..3)
+        .map(|_| {
+            let reader = client.join("a");
+            thread::spawn(move || listen(reader, start))
+        })
+        .collect();
+    let stopped = Instant::now();
+    pour(client, 160, start, true);
+    for other in others {
+        let heard = other.join().expect("it reads to the last message");
+        assert_eq!(heard.messages, 160);
+        assert!(
+            heard.latest < Duration::from_secs(1),
+            "told after {:?}",
+            heard.latest
+        );
+    }
+    let grown = program.memory_kib().saturating_sub(before);
+    assert!(grown < 6 << 10, "grown by {grown} KiB");
+    let paused = stopped.elapsed();
+    assert!(paused < Duration::from_secs(14), "10 MB take {paused:?}");
+    until(PATIENCE, || {
+        let now = client.room("blog:a");
+        (now == (4, 4, 0)).then_some(()).ok_or(format!("{now:?}"))
+    });
+
+    // One comes back after some seconds, and the others never.
+    thread::sleep(Duration::from_secs(12).saturating_sub(stopped.elapsed()));
+    let events = stuck[0].rest(Duration::from_secs(2));
+    let last = events.iter().rfind(|event| event.name == "count").unwrap();
+    assert_eq!(numbers(&last.data), (4, 4, 0));
+    let sent: Vec<u64> = events
+        .iter()
+        .filter(|event| event.name == "message")
+        .map(|event| event.data["data"]["sent"].as_u64().unwrap())
+        .collect();
+    assert!(sent.is_sorted(), "out of order");
+    let newest = events.iter().rfind(|event| event.name == "message");
+    assert_eq!(newest.unwrap().data["data"]["last"], true);
+    let reset = events.iter().any(|event| event.name == "reset");
+    assert!(
+        sent.len() < 160,
+        "all of it lay in buffers: the test shows nothing"
+    );
+    assert!(reset, "{} messages of 160, and not a word", sent.len());
+    client.publish("blog:a", &json!("hello"));
+    assert_eq!(stuck[0].next_named("message").data["data"], "hello");
+
+    until(Duration::from_secs(30), || {
+        let now = client.room("blog:a");
+        (now == (1, 1, 0)).then_some(()).ok_or(format!("{now:?}"))
+    });
+    let mut waste = Vec::new();
+    // Where the kernel has ended it, what it took before comes, then RST.
+    assert!(stuck[1].socket.read_to_end(&mut waste).is_err());
+    program.expect_sound();
+}
