@@ -18,7 +18,7 @@ impl State {
         let mut counts = Vec::with_capacity(memberships.len());
         let mut seats: SmallVec<[Seat; 2]> = SmallVec::new();
         for membership in memberships {
-            let told = self.rooms.at(membership.room).tell(membership.room);
+            let told = self.rooms.at(membership.room).greet(membership.room);
             seats.push(Seat::new(&told, membership.is_joined(), head));
             counts.push(told);
         }

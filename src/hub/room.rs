@@ -88,8 +88,9 @@ pub(super) struct Room {
     /// True where a stream was given other numbers than the last pulse told, so that numbers
     /// that come back to those must be told again.
     diverged: bool,
-    /// The version last given to one stream outside the pulse.
-    given: u64,
+    /// The version given to the last stream that opened here; `None` since somebody who watched
+    /// went, who may have been that one.
+    greeted: Option<u64>,
     pub(super) beat: Beat,
     /// Seats per shard, joined and watching ones, by the shard's number.
     seats: SmallVec<[u32; 2]>,
@@ -123,7 +124,7 @@ impl Room {
             version: 0,
             told: Occupancy::default(),
             diverged: false,
-            given: 0,
+            greeted: None,
             beat: Beat::Quiet(None),
             seats: SmallVec::new(),
             tasks: 0,
@@ -185,11 +186,22 @@ impl Room {
         self.joined.get(place as usize).copied()
     }
 
+    /// The numbers now, as given to a stream that has just come in.
+    pub(super) fn greet(&mut self, index: u32) -> Told {
+        self.greeted = Some(self.version);
+        self.tell(index)
+    }
+
+    /// Takes out one who watched.
+    pub(super) fn unwatch(&mut self) {
+        self.watchers -= 1;
+        self.greeted = None;
+    }
+
     /// The numbers now, as given to one stream outside the pulse.
     pub(super) fn tell(&mut self, index: u32) -> Told {
         let occupancy = self.occupancy();
         self.diverged |= occupancy != self.told;
-        self.given = self.version;
         Told {
             key: self.key(index),
             room: self.name.clone(),
@@ -201,9 +213,9 @@ impl Room {
     /// The numbers where the pulse has something new to tell, marked as told.
     pub(super) fn pulse(&mut self) -> Option<Occupancy> {
         let occupancy = self.occupancy();
-        // Whoever is alone and was given this very state knows it already.
+        // Whoever is alone and was greeted with this very state knows it already.
         let audience = self.joined.len() + self.watchers as usize;
-        let known = audience == 1 && self.given == self.version;
+        let known = audience == 1 && self.greeted == Some(self.version);
         let news = self.diverged || occupancy != self.told;
         self.told = occupancy;
         self.diverged = false;

@@ -215,7 +215,7 @@ impl State {
         self.seat(index, membership.room, false);
         let room = self.rooms.at(membership.room);
         if !membership.is_joined() {
-            room.watchers -= 1;
+            room.unwatch();
             self.rooms.vacate(membership.room);
             return;
         }

@@ -3,6 +3,7 @@
 //!
 //! The whole binary takes about two minutes. `CHURN_SECONDS` sets how long the churn lasts.
 
+mod churn;
 mod descriptors;
 mod fuzz;
 mod helpers;

@@ -1,19 +1,25 @@
 //! Readers that read slowly or not at all: they cost little, hold up nobody, and lose nothing
 //! without being told.
 
-use std::{io::Read, thread, time::Duration};
+use std::{
+    io::{Read, Write},
+    thread,
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::helpers::{
-    Client, PATIENCE, Path, Program, Reader, Service, get, numbers, on_both_paths, until,
+    Client, PATIENCE, Path, Program, Reader, Service, get, numbers, on_both_paths, token_for, until,
 };
 
 on_both_paths!(
     large_messages_arrive_whole_at_a_reader_with_a_small_window,
     a_slow_reader_that_joins_a_room_meanwhile_misses_nothing_of_it,
     a_slow_reader_is_told_of_the_end,
+    a_stuck_reader_is_counted_out_when_its_token_ends,
+    a_stuck_reader_that_comes_back_on_a_new_stream_is_counted_once,
     a_reader_that_stops_for_good_is_ended_by_the_kernel,
 );
 
@@ -25,9 +31,12 @@ fn large(number: usize) -> Value {
 
 /// Opens a stream over a small window.
 fn narrow(client: Client, path: &str) -> Reader {
-    use std::io::Write;
+    narrow_with(client, path, &[])
+}
+
+fn narrow_with(client: Client, path: &str, headers: &[(&str, &str)]) -> Reader {
     let mut socket = client.connect_narrow(4 << 10);
-    socket.write_all(&get(path, &[])).unwrap();
+    socket.write_all(&get(path, headers)).unwrap();
     let mut reader = Reader::of(socket).connected();
     reader.gulp = 1 << 10;
     reader
@@ -38,7 +47,6 @@ fn large_messages_arrive_whole_at_a_reader_with_a_small_window(path: Path) {
     let client = service.client();
     let mut reader = narrow(client, "/v1/stream?blog_id=a&blog_id=b");
     let mut old = {
-        use std::io::Write;
         let mut socket = client.connect_narrow(4 << 10);
         socket
             .write_all(b"GET /v1/stream?blog_id=a&blog_id=b HTTP/1.0\r\n\r\n")
@@ -114,6 +122,42 @@ fn a_slow_reader_is_told_of_the_end(path: Path) {
     client.call("DELETE", &url, &reader.ticket(), &Value::Null);
     assert_eq!(service.count("a"), (0, 0, 0));
     assert_eq!(reader.reason(), "left");
+}
+
+fn a_stuck_reader_is_counted_out_when_its_token_ends(path: Path) {
+    let service = Service::start(path);
+    let client = service.client();
+    let bearer = format!("Bearer {}", token_for("7", "", Duration::from_secs(3)));
+    let start = Instant::now();
+    let _stuck = narrow_with(
+        client,
+        "/v1/stream?blog_id=a",
+        &[("Authorization", &bearer)],
+    );
+    stuff(client, "blog:a");
+    // A body is not asked for more while what it said is not taken, so only the kernel ends it.
+    let most = if path == Path::Shard { 6 } else { 30 };
+    service.wait_for("a", 0, Duration::from_secs(most));
+    assert!(start.elapsed() > Duration::from_secs(1));
+}
+
+fn a_stuck_reader_that_comes_back_on_a_new_stream_is_counted_once(path: Path) {
+    let service = Service::start(path);
+    let client = service.client();
+    let stuck = narrow(client, "/v1/stream?blog_id=a");
+    stuff(client, "blog:a");
+    let url = format!("/v1/stream?ticket={}", stuck.ticket());
+    let mut back = client.stream(&url, &[]);
+    assert_eq!(numbers(&back.next_named("count").data), (1, 1, 0));
+    assert_eq!(service.count("a"), (1, 1, 0));
+    let held = || service.app.hub().totals().held;
+    until(Duration::from_secs(30), || {
+        (held() == 1)
+            .then_some(())
+            .ok_or(format!("{} are held", held()))
+    });
+    drop(stuck);
+    assert_eq!(service.count("a"), (1, 1, 0));
 }
 
 fn a_reader_that_stops_for_good_is_ended_by_the_kernel(path: Path) {
