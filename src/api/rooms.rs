@@ -313,12 +313,9 @@ fn cacheable(
 ) -> Result<Response, ApiError> {
     let body = serde_json::to_vec(answer).map_err(|error| ApiError::internal(&error))?;
     let digest = digest::digest(&digest::SHA256, &body);
-    let mut tag = String::with_capacity(34);
-    tag.push('"');
-    for byte in &digest.as_ref()[..16] {
-        tag.push_str(&format!("{byte:02x}"));
-    }
-    tag.push('"');
+    let mut start = [0; 16];
+    start.copy_from_slice(&digest.as_ref()[..16]);
+    let tag = format!("\"{:032x}\"", u128::from_be_bytes(start));
     let fresh = request
         .get_all(header::IF_NONE_MATCH)
         .iter()

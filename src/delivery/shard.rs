@@ -529,7 +529,8 @@ impl Shard {
         let mut writes = 0;
         while writes < TURN {
             let before = writes;
-            writes += self.work_on_words(TURN - writes);
+            // Half a turn at the most, or a flood of messages would silence all counts.
+            writes += self.work_on_words((TURN - writes).min(TURN / 2));
             writes += self.work_on_counts(TURN.saturating_sub(writes));
             if writes == before {
                 break;

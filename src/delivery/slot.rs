@@ -15,6 +15,9 @@ use crate::hub::{Cursor, Frame, Inbox, Registration};
 /// Most bytes that a reader may send after its request in the whole life of a stream: 16 KiB.
 /// They are thrown away, and one who sends more is no reader.
 const MAX_INPUT: u32 = 16 << 10;
+/// The same for one that has its last word: enough for whatever a client had on its way when it
+/// was told, so that the close sends no RST, and not a flood that its shard would read for ever.
+const MAX_LAST_INPUT: u32 = 1 << 20;
 
 /// One room of a slot: 16 bytes.
 #[derive(Debug, Clone, Copy)]
@@ -220,13 +223,19 @@ impl Slot {
     ///
     /// When the peer is gone, or sent too much.
     pub(super) fn swallow(&mut self) -> io::Result<()> {
+        let most = if self.is_closing() {
+            MAX_LAST_INPUT
+        } else {
+            MAX_INPUT
+        };
         let mut waste = [0; 4096];
         loop {
             match self.socket.read(&mut waste) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(bytes) => {
-                    self.input += u32::try_from(bytes).unwrap_or(MAX_INPUT);
-                    if self.input > MAX_INPUT && !self.is_closing() {
+                    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+                    self.input = self.input.saturating_add(bytes);
+                    if self.input > most {
                         return Err(io::ErrorKind::InvalidData.into());
                     }
                 }

@@ -46,9 +46,9 @@ use crate::{
 
 /// From accepting to the end of the first request's head; the same for each later one.
 const HEAD_TIME: Duration = Duration::from_secs(10);
-/// Longest time for which one request may hold a permit: whoever sends a large head or a body
-/// slowly must not keep others out.
-const PERMIT_TIME: Duration = Duration::from_secs(1);
+/// How long one request may hold its permit. Nearly all are answered within a millisecond; the
+/// few whose rest is slow to come must not keep the many waiting.
+const PERMIT_TIME: Duration = Duration::from_millis(250);
 /// Most bytes of a head that are waited for outside hyper.
 const PEEKED: usize = 16 << 10;
 /// Largest head: a token of 8 KiB, a ticket of 4, cookies, and as much again.
