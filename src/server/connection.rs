@@ -123,11 +123,13 @@ fn hand_over(stream: Arc<TcpStream>, aside: Aside, began: Instant, site: &Site) 
 async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
     let mut pause = Duration::from_millis(2);
     loop {
-        stream.readable().await?;
+        let ready = stream.ready(Interest::READABLE).await?;
         match look(stream)? {
             Start::Preface => return Ok(true),
             Start::Head => return Ok(false),
             Start::Nothing => return Err(io::ErrorKind::UnexpectedEof.into()),
+            // No more will come: whatever it is, hyper answers it.
+            Start::Part if ready.is_read_closed() => return Ok(false),
             Start::Part => {}
         }
         // The rest is on its way. The socket stays readable for what was only looked at, so
@@ -174,7 +176,7 @@ fn start(bytes: &[u8]) -> Start {
     let whole =
         head.windows(4).any(|end| end == b"\r\n\r\n") || head.windows(2).any(|end| end == b"\n\n");
     let is_preface_so_far = PREFACE.starts_with(bytes);
-    if bytes.len() == PEEKED || (whole && !is_preface_so_far) {
+    if bytes.len() == PEEKED || (whole && !is_preface_so_far) || is_no_request(head) {
         Start::Head
     } else {
         Start::Part
@@ -322,9 +324,29 @@ async fn linger(stream: &TcpStream) {
     let _ = timeout(LINGER, drained).await;
 }
 
+/// True for what cannot become a request, so that it is refused at once: a method that is no
+/// word, or a first line that does not end with a version.
+fn is_no_request(head: &[u8]) -> bool {
+    let Some(first) = head.first() else {
+        return false;
+    };
+    let line_end = head.iter().position(|byte| *byte == b'\n');
+    let line = line_end.map(|end| head[..end].trim_ascii_end());
+    let versions: [&[u8]; 3] = [b" HTTP/1.1", b" HTTP/1.0", b" HTTP/2.0"];
+    !first.is_ascii_uppercase()
+        || line.is_some_and(|line| !versions.iter().any(|version| line.ends_with(version)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_become_a_request_is_not_waited_for() {
+        assert_eq!(start(b"\x16\x03\x01"), Start::Head);
+        assert_eq!(start(b"hello"), Start::Head);
+        assert_eq!(start(b"GET /\r\n"), Start::Head);
+    }
 
     #[test]
     fn a_head_is_whole_at_its_empty_line() {

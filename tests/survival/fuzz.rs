@@ -5,6 +5,7 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::{Shutdown, TcpStream},
+    thread,
     time::Duration,
 };
 
@@ -13,7 +14,7 @@ use livecount::{
     hub::{Frame, Position, RoomId},
     sse,
 };
-use proptest::prelude::*;
+use proptest::{prelude::*, test_runner::TestRunner};
 use serde_json::Value;
 
 use crate::helpers::{Client, PATIENCE, Program, numbers};
@@ -26,6 +27,16 @@ const HEADS: [&str; 6] = [
     "POST /v1/counts HTTP/1.1\r\nHost: l\r\nTransfer-Encoding: chunked\r\nContent-Type: application/json\r\n\r\n10\r\n{\"rooms\":[\"a:b\"]\r\n1\r\n}\r\n0\r\n\r\n",
     "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
 ];
+
+/// So many tries, unless `PROPTEST_CASES` says otherwise.
+fn tries(cases: u32) -> ProptestConfig {
+    let asked = std::env::var("PROPTEST_CASES").ok();
+    ProptestConfig {
+        cases: asked.and_then(|text| text.parse().ok()).unwrap_or(cases),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
 
 /// Changes to a head that is right.
 #[derive(Debug, Clone)]
@@ -98,10 +109,12 @@ fn requests() -> impl Strategy<Value = Vec<u8>> {
 fn expect_an_end(client: Client, bytes: &[u8], cut: usize) -> Result<(), TestCaseError> {
     let mut socket = client.connect();
     let (first, second) = bytes.split_at(cut.min(bytes.len()));
-    let sent = socket
-        .write_all(first)
-        .and_then(|()| socket.write_all(second))
-        .and_then(|()| socket.shutdown(Shutdown::Write));
+    let sent = socket.write_all(first).and_then(|()| {
+        socket.write_all(second)?;
+        // So that some of it is dealt with before the end of it is known.
+        thread::sleep(Duration::from_millis(5));
+        socket.shutdown(Shutdown::Write)
+    });
     if let Err(error) = sent {
         let closed = [
             ErrorKind::BrokenPipe,
@@ -135,11 +148,7 @@ fn whatever_is_sent_is_answered_or_closed_and_never_miscounted() {
     let mut program = Program::start(&[], &[("LIVECOUNT_HEARTBEAT", "1s")]);
     let client = program.client();
     let mut faithful = client.join("faithful");
-    let config = ProptestConfig {
-        failure_persistence: None,
-        ..ProptestConfig::with_cases(200)
-    };
-    let mut runner = proptest::test_runner::TestRunner::new(config);
+    let mut runner = TestRunner::new(tries(200));
     let cases = (requests(), any::<prop::sample::Index>());
     let result = runner.run(&cases, |(bytes, cut)| {
         expect_an_end(client, &bytes, cut.index(bytes.len() + 1))
@@ -161,12 +170,8 @@ fn whatever_is_sent_is_answered_or_closed_and_never_miscounted() {
 fn a_stream_may_be_sent_anything_and_is_counted_right() {
     let mut program = Program::start(&[], &[]);
     let client = program.client();
-    let config = ProptestConfig {
-        failure_persistence: None,
-        ..ProptestConfig::with_cases(100)
-    };
+    let mut runner = TestRunner::new(tries(100));
     let input = prop::collection::vec(any::<u8>(), 0..20_000);
-    let mut runner = proptest::test_runner::TestRunner::new(config);
     let result = runner.run(&(input, any::<bool>()), |(bytes, by_reset)| {
         let mut reader = client.join("a");
         // Too much of it ends the stream.
@@ -191,7 +196,7 @@ fn a_stream_may_be_sent_anything_and_is_counted_right() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2_000) })]
+    #![proptest_config(tries(2_000))]
 
     #[test]
     fn no_text_but_an_issued_one_is_a_ticket(text in "(lct1\\.)?[A-Za-z0-9_.=-]{0,200}|\\PC{0,60}") {

@@ -1,6 +1,6 @@
 //! What an open stream is told of itself, in which order, and how it ends.
 
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -17,6 +17,7 @@ on_both_paths!(
     a_kick_says_so_and_ends_the_stream_properly,
     a_goodbye_ends_the_stream_at_once,
     the_newer_stream_of_a_connection_takes_the_older_ones_place,
+    of_many_streams_of_one_connection_at_once_one_stays,
     a_stream_ends_with_its_token_and_says_so_before,
     a_renewed_stream_outlives_its_first_token,
     a_quiet_stream_is_pinged_every_heartbeat,
@@ -203,6 +204,41 @@ fn the_newer_stream_of_a_connection_takes_the_older_ones_place(path: Path) {
     }
 }
 
+fn of_many_streams_of_one_connection_at_once_one_stays(path: Path) {
+    let service = Service::start(path);
+    let client = service.client();
+    let first = client.join("a");
+    let url = format!("/v1/stream?ticket={}", first.ticket());
+    let readers: Vec<_> = (0..40)
+        .map(|_| {
+            let url = url.clone();
+            thread::spawn(move || client.open(&url, &[]))
+        })
+        .collect();
+    let readers = readers.into_iter().map(|reader| reader.join().unwrap());
+    let mut readers: Vec<Reader> = readers.chain([first]).collect();
+    let held = || service.app.hub().totals().held;
+    until(PATIENCE, || {
+        (held() == 1)
+            .then_some(())
+            .ok_or(format!("{} are held", held()))
+    });
+    assert_eq!(service.count("a"), (1, 1, 0));
+    let mut staying = 0;
+    for reader in &mut readers {
+        let events = reader.rest(Duration::from_millis(200));
+        let closed = events.iter().find(|event| event.name == "closed");
+        match closed {
+            Some(closed) => assert_eq!(closed.data["reason"], "replaced"),
+            None => staying += 1,
+        }
+        for event in events.iter().filter(|event| event.name == "count") {
+            assert_eq!(numbers(&event.data), (1, 1, 0));
+        }
+    }
+    assert_eq!(staying, 1);
+}
+
 fn a_stream_ends_with_its_token_and_says_so_before(path: Path) {
     let service = Service::start(path);
     let client = service.client();
@@ -254,7 +290,7 @@ fn a_quiet_stream_is_pinged_every_heartbeat(path: Path) {
         let ping = reader.next();
         assert_eq!((ping.name.as_str(), &ping.data), ("ping", &json!({})));
         let waited = start.elapsed();
-        let expected = Duration::from_millis(600)..Duration::from_millis(1_600);
+        let expected = Duration::from_millis(600)..Duration::from_millis(2_500);
         assert!(expected.contains(&waited), "a ping after {waited:?}");
     }
 }
