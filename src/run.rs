@@ -100,11 +100,17 @@ async fn until_stopped(config: Config) -> Result<ExitCode, Box<dyn Error>> {
     app.show_shards(&shards);
     let servers = listen(&app, &shards)?;
     let hub = app.hub().clone();
-    let pulse = tokio::spawn(async move { hub.run().await });
+    let mut pulse = tokio::spawn(async move { hub.run().await });
     let keys = tokio::spawn(app.verifier().keep_fresh());
     announce(&app, &servers);
 
-    stop.recv().await;
+    tokio::select! {
+        () = stop.recv() => {}
+        _ = &mut pulse => {
+            tracing::error!("the pulse ended; the process ends");
+            return Ok(ExitCode::FAILURE);
+        }
+    }
     tracing::info!(
         streams = app.hub().totals().held,
         "stopping: ending all streams"

@@ -346,6 +346,7 @@ pub async fn close(
         Hand::BackEnd(claims) => {
             let kick = Kick {
                 block: body.block()?,
+                everywhere: claims.rooms.is_none(),
                 permitted: &|room| claims.bounds(room),
             };
             app.hub()
@@ -370,6 +371,7 @@ pub async fn close_user(
     let claims = backend.within(Scope::Manage, &RoomId::personal(&user))?;
     let kick = Kick {
         block: close_body(&body)?.block()?,
+        everywhere: claims.rooms.is_none(),
         permitted: &|room| claims.bounds(room),
     };
     app.hub()

@@ -250,6 +250,10 @@ impl IntoResponse for ApiError {
             // RFC 9110, section 11.6.1: a 401 names the scheme.
             headers.insert(header::WWW_AUTHENTICATE, set("Bearer"));
         }
+        if matches!(self.code, Code::Overloaded | Code::TooManyConnections) {
+            // Kept open, it would hold a descriptor just when there are few.
+            headers.insert(header::CONNECTION, set("close"));
+        }
         if let Some(wait) = self.retry_after {
             let seconds = sse::whole_seconds(wait);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));

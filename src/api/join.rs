@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     app::App,
-    auth::{Reader, ticket::Ticket},
+    auth::{Reader, ticket::Ticket, token::InvalidToken},
     hub::{ConnectionId, Identity, ViewerName},
     server::client::Client,
     sse::Count,
@@ -89,7 +89,11 @@ pub async fn join(
     let asked = ticket.rooms.iter().chain(&ticket.watching);
     let joined = Joined {
         connection: ticket.connection.to_string(),
-        stream_url: app.stream_url(&text),
+        stream_url: match &body.last_event_id {
+            // Its characters stand for themselves in a query.
+            Some(id) => format!("{}&last_event_id={id}", app.stream_url(&text)),
+            None => app.stream_url(&text),
+        },
         ticket: &text,
         expires_in: app.seconds_left(ticket.expires_unix),
         counts: asked
@@ -125,6 +129,10 @@ pub(super) fn new_ticket(
 
 /// Writes a ticket.
 pub(super) fn issue(app: &App, ticket: &Ticket) -> Result<String, ApiError> {
+    if app.time_left(ticket.expires_unix).is_zero() {
+        // Within the leeway a token still counts, but nothing can be opened that lasts no time.
+        return Err(InvalidToken::Expired.into());
+    }
     app.tickets().issue(ticket).map_err(|_| ticket_too_large())
 }
 

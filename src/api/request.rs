@@ -13,6 +13,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{DeserializeOwned, IgnoredAny},
 };
+use tokio::sync::Semaphore;
 
 use super::error::{ApiError, Code, sentence};
 use crate::{
@@ -23,6 +24,9 @@ use crate::{
 
 /// Largest body of any request but a message: 64 KiB.
 pub const MAX_BODY: usize = 64 << 10;
+/// Most bodies being read at a time, on all listeners: hyper takes 18 KB for each.
+const BODIES_AT_A_TIME: usize = 4_096;
+static BODIES: Semaphore = Semaphore::const_new(BODIES_AT_A_TIME);
 /// From the end of the head to the end of the body.
 const BODY_TIME: Duration = Duration::from_secs(10);
 /// Largest whole number that JSON carries safely (RFC 8259, section 6): 2^53 - 1.
@@ -36,6 +40,13 @@ impl<const MAX: usize> FromRequest<App> for Body<MAX> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &App) -> Result<Self, ApiError> {
+        let Ok(_place) = BODIES.try_acquire() else {
+            return Err(ApiError::new(
+                Code::Overloaded,
+                "The node is reading as many bodies as it can.",
+            )
+            .retry_after(Duration::from_secs(1)));
+        };
         let body = Limited::new(request.into_body(), MAX).collect();
         let late = |_| {
             ApiError::new(

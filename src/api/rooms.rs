@@ -1,12 +1,15 @@
 //! REST for CMS back ends: the counts of one blog or many, the top rooms, the whole service.
 
+use std::convert::Infallible;
+
 use aws_lc_rs::digest;
 use axum::{
     Json,
-    extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    extract::{FromRequestParts, State},
+    http::{HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -59,6 +62,29 @@ struct Node<'a> {
     lag_ms: u64,
 }
 
+/// What a caller says that it has: the entity tags of `If-None-Match`. Taken alone, since
+/// extracting all headers copies them all.
+#[derive(Debug)]
+pub struct Known(Vec<HeaderValue>);
+
+impl<S: Sync> FromRequestParts<S> for Known {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let tags = parts.headers.get_all(header::IF_NONE_MATCH);
+        Ok(Self(tags.iter().cloned().collect()))
+    }
+}
+
+impl Known {
+    fn has(&self, tag: &str) -> bool {
+        let texts = self.0.iter().filter_map(|value| value.to_str().ok());
+        let tags = texts.flat_map(|text| text.split(','));
+        tags.map(|known| known.trim().trim_start_matches("W/"))
+            .any(|known| known == tag || known == "*")
+    }
+}
+
 /// `GET /v1/blogs/{blog_id}/count`.
 ///
 /// # Errors
@@ -68,9 +94,9 @@ pub async fn blog_count(
     State(app): State<App>,
     reader: Reader,
     Named(BlogRoom(room)): Named<BlogRoom>,
-    headers: HeaderMap,
+    known: Known,
 ) -> Result<Response, ApiError> {
-    one_count(&app, &reader, &room, &headers)
+    one_count(&app, &reader, &room, &known)
 }
 
 /// `GET /v1/rooms/{room}`.
@@ -82,21 +108,21 @@ pub async fn room_count(
     State(app): State<App>,
     reader: Reader,
     Named(room): Named<RoomId>,
-    headers: HeaderMap,
+    known: Known,
 ) -> Result<Response, ApiError> {
-    one_count(&app, &reader, &room, &headers)
+    one_count(&app, &reader, &room, &known)
 }
 
 fn one_count(
     app: &App,
     reader: &Reader,
     room: &RoomId,
-    headers: &HeaderMap,
+    known: &Known,
 ) -> Result<Response, ApiError> {
     reader.may_read(room)?;
     let count = Count::of(room, app.hub().occupancy(room));
     let public = reader.anonymous().open(room);
-    cacheable(&count, public, headers)
+    cacheable(&count, public, known)
 }
 
 /// `GET /v1/counts`.
@@ -108,9 +134,9 @@ pub async fn counts(
     State(app): State<App>,
     reader: Reader,
     query: Query,
-    headers: HeaderMap,
+    known: Known,
 ) -> Result<Response, ApiError> {
-    many_counts(&app, &reader, query.rooms()?, Some(&headers))
+    many_counts(&app, &reader, query.rooms()?, Some(&known))
 }
 
 /// `POST /v1/counts`.
@@ -130,7 +156,7 @@ fn many_counts(
     app: &App,
     reader: &Reader,
     asked: Vec<RoomId>,
-    headers: Option<&HeaderMap>,
+    known: Option<&Known>,
 ) -> Result<Response, ApiError> {
     let mut seen = std::collections::HashSet::new();
     let rooms: Vec<RoomId> = asked
@@ -153,10 +179,10 @@ fn many_counts(
     let counts = Counts {
         counts: rooms.iter().map(count).collect(),
     };
-    match headers {
-        Some(headers) => {
+    match known {
+        Some(known) => {
             let public = rooms.iter().all(|room| reader.anonymous().open(room));
-            cacheable(&counts, public, headers)
+            cacheable(&counts, public, known)
         }
         None => Ok(([(header::CACHE_CONTROL, "no-store")], Json(counts)).into_response()),
     }
@@ -276,17 +302,21 @@ impl Order {
     /// Where the next page goes on: behind this room with this many viewers. A room whose number
     /// changes between two pages may be on both, or on none.
     fn cursor(self, (room, occupancy): &Listed) -> String {
-        match self {
+        let text = match self {
             Self::Viewers => format!("{}|{room}", occupancy.viewers),
             Self::Room => room.to_string(),
-        }
+        };
+        // A name may hold what means something else in a query.
+        BASE64_URL_SAFE_NO_PAD.encode(text)
     }
 
     fn read_cursor(self, cursor: &str) -> Result<Listed, ApiError> {
         let read = || {
+            let bytes = BASE64_URL_SAFE_NO_PAD.decode(cursor).ok()?;
+            let text = String::from_utf8(bytes).ok()?;
             let (viewers, room) = match self {
-                Self::Viewers => cursor.split_once('|')?,
-                Self::Room => ("0", cursor),
+                Self::Viewers => text.split_once('|')?,
+                Self::Room => ("0", text.as_str()),
             };
             let plain = viewers.bytes().all(|byte| byte.is_ascii_digit());
             let occupancy = Occupancy {
@@ -306,24 +336,12 @@ impl Order {
 
 /// Answers with an entity tag of the body, or 304 where the client has it (RFC 9110, section
 /// 13.1.2). What anybody may read, any cache may keep for a second.
-fn cacheable(
-    answer: &impl Serialize,
-    public: bool,
-    request: &HeaderMap,
-) -> Result<Response, ApiError> {
+fn cacheable(answer: &impl Serialize, public: bool, known: &Known) -> Result<Response, ApiError> {
     let body = serde_json::to_vec(answer).map_err(|error| ApiError::internal(&error))?;
     let digest = digest::digest(&digest::SHA256, &body);
-    let mut start = [0; 16];
-    start.copy_from_slice(&digest.as_ref()[..16]);
-    let tag = format!("\"{:032x}\"", u128::from_be_bytes(start));
-    let fresh = request
-        .get_all(header::IF_NONE_MATCH)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(|known| known.trim().trim_start_matches("W/"))
-        .any(|known| known == tag || known == "*");
-    let mut response = if fresh {
+    let half = digest.as_ref().first_chunk().copied().unwrap_or_default();
+    let tag = format!("\"{:032x}\"", u128::from_be_bytes(half));
+    let mut response = if known.has(&tag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         ([(header::CONTENT_TYPE, "application/json")], body).into_response()

@@ -130,7 +130,11 @@ pub(super) fn open(
         (Ok(places), Answer::Hard | Answer::Soft) => places,
         (Err(refusal), Answer::Hard) => return Err(refusal.into()),
         (Err(refusal), Answer::Soft | Answer::Head) => {
-            return Ok(head(Body::from(sse::refusal(refusal.reason()))));
+            // Kept open, the connection would hold a descriptor just when there are few.
+            let mut response = head(Body::from(sse::refusal(refusal.reason())));
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+            return Ok(response);
         }
     };
     let left = app.time_left(ticket.expires_unix);

@@ -23,8 +23,8 @@ use super::{
 };
 use crate::{
     hub::{
-        Cursor, Delivery, Frame, Hub, Inbox, Order, Outlet, Reason, RoomKey, Seat, SlotId, Told,
-        Word,
+        Cursor, Delivery, Frame, Hub, Inbox, MAX_ORDERS, Order, Outlet, Reason, RoomKey, Seat,
+        SlotId, Told, Word,
     },
     sse::{self, Text},
 };
@@ -695,6 +695,9 @@ impl Shard {
             let trouble = self.slot(id).and_then(|slot| slot.trouble.as_mut());
             if let Some(behind) = trouble.and_then(|trouble| trouble.behind.as_mut()) {
                 behind.inbox.push(order);
+                if behind.inbox.len() > MAX_ORDERS {
+                    self.give_up(id);
+                }
             }
             return;
         }
@@ -740,6 +743,13 @@ impl Shard {
         }
         self.queue_text(id, text);
         self.go_on(id);
+    }
+
+    /// Ends a slot that lets its orders pile up. Comes back as an order.
+    fn give_up(&mut self, id: SlotId) {
+        if let Some(holds) = self.slot(id).and_then(|slot| slot.holds.as_ref()) {
+            holds.registration.end(Reason::Slow, Instant::now());
+        }
     }
 
     fn finish(&mut self, id: SlotId, reason: Reason) {

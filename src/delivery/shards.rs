@@ -104,7 +104,10 @@ impl Shards {
             let shard = Shard::new(poll, Arc::clone(&way), number, hub.clone());
             running.ways.push(way);
             let thread = thread::Builder::new().name(format!("shard-{number}"));
-            running.threads.push(thread.spawn(move || shard.run())?);
+            running.threads.push(thread.spawn(move || {
+                let _loud = Loud;
+                shard.run();
+            })?);
         }
         Ok(Self(Arc::new(running)))
     }
@@ -126,6 +129,19 @@ impl Shards {
             way.stats.add_to(&mut tally);
         }
         tally
+    }
+}
+
+/// Ends the process where a shard panics, which none can: its streams would hang and count for
+/// ever, while a supervisor starts a process that ended again.
+struct Loud;
+
+impl Drop for Loud {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            tracing::error!("a shard panicked; the process ends");
+            std::process::abort();
+        }
     }
 }
 

@@ -58,8 +58,8 @@ impl State {
         }
     }
 
-    pub(super) fn counts(&self, id: ConnectionId) -> bool {
-        self.connections.find(id).is_some()
+    pub(super) fn is_open(&self, id: ConnectionId) -> bool {
+        self.open_connection(id).is_some()
     }
 
     pub(super) fn connection(&self, id: ConnectionId) -> Option<ConnectionInfo> {

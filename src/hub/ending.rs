@@ -54,6 +54,23 @@ impl State {
         }
     }
 
+    /// Ends a stream with a task of its own where its time is over: its reader may have shut the
+    /// window for good, and then the task never runs to see the end by itself.
+    pub(super) fn look_after(&mut self, index: u32, serial: u64, now: Instant, wakes: &mut Wakes) {
+        let Some(connection) = self.connections.of(index, serial) else {
+            return;
+        };
+        if connection.phase != Phase::Open {
+            return;
+        }
+        let expires = connection.expires;
+        if expires <= now {
+            self.count_out(index, Reason::Expired, now, wakes);
+        } else {
+            wakes.pulse |= self.calendar.add(expires, Due::Task(index, serial));
+        }
+    }
+
     /// Lets go of a record whose stream is gone. One that still counted broke, and lingers for
     /// the grace.
     pub(super) fn release(
@@ -102,7 +119,12 @@ impl State {
         now: Instant,
         wakes: &mut Wakes,
     ) -> Result<(), KickError> {
-        let index = self.connections.find(id).ok_or(KickError::Unknown)?;
+        let Some(index) = self.connections.find(id) else {
+            if kick.everywhere {
+                self.blocks.connection(id, now + kick.block, now);
+            }
+            return Err(KickError::Unknown);
+        };
         self.may_kick(index, kick.permitted)?;
         let identity = self.identity(self.connections.get(index)).clone();
         self.blocks.expire(now);

@@ -48,7 +48,7 @@ pub use self::{
     frame::Frame,
     id::{ConnectionId, Identity, InvalidName, RoomId, UserId, ViewerName},
     log::{Conflict, Idempotency, Position, Published},
-    outlet::{Inbox, Order, Outlet, Post, Reason, SlotId, Word},
+    outlet::{Inbox, MAX_ORDERS, Order, Outlet, Post, Reason, SlotId, Word},
     pattern::{InvalidPatterns, Patterns},
     room::{Occupancy, RoomKey, Told},
     terms::{
@@ -270,10 +270,10 @@ impl Hub {
         self.0.state.lock().totals()
     }
 
-    /// True where this connection counts, its stream open or lingering.
+    /// True where this connection has an open stream.
     #[must_use]
-    pub fn counts(&self, connection: ConnectionId) -> bool {
-        self.0.state.lock().counts(connection)
+    pub fn is_open(&self, connection: ConnectionId) -> bool {
+        self.0.state.lock().is_open(connection)
     }
 
     /// What is known of a connection, if it counts.

@@ -164,6 +164,9 @@ impl From<&Arc<Inbox>> for Outlet {
     }
 }
 
+/// Most orders that wait for one stream; one that lets more pile up does not keep up.
+pub const MAX_ORDERS: usize = 256;
+
 /// The orders of a stream that has a task of its own to read them.
 #[derive(Debug, Default)]
 pub struct Inbox(Mutex<Waiting>);
@@ -198,6 +201,18 @@ impl Inbox {
         if let Some(reader) = reader {
             reader.wake();
         }
+    }
+
+    /// How many orders wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.lock().orders.len()
+    }
+
+    /// True where no order waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Takes the oldest order.

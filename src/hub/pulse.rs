@@ -37,6 +37,8 @@ pub(super) enum Due {
     Room(RoomKey),
     /// The grace of a broken stream ends: its place and serial.
     Linger(u32, u64),
+    /// A stream with a task of its own comes to its end: its place and serial.
+    Task(u32, u64),
 }
 
 /// What is due when, soonest first.

@@ -11,8 +11,8 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::{
-    Bounds, Change, ChangeError, ConnectionId, ConnectionInfo, Entry, MAX_WATCHED, Opening, Order,
-    Outlet, Patterns, Post, Reason, RoomId, Turnover, Word,
+    Bounds, Change, ChangeError, ConnectionId, ConnectionInfo, Entry, MAX_ORDERS, MAX_WATCHED,
+    Opening, Order, Outlet, Patterns, Post, Reason, RoomId, Turnover, Word,
     block::Blocks,
     connection::{Connection, Connections, Membership, Phase},
     log::Log,
@@ -124,6 +124,10 @@ impl State {
             outlet,
         });
         self.connections.at(index).viewer = self.people.arrive(&entry.identity, index);
+        if let Outlet::Inbox(_) = self.connections.get(index).outlet {
+            let due = Due::Task(index, serial);
+            wakes.pulse |= self.calendar.add(entry.expires, due);
+        }
         for room in &entry.rooms {
             self.enter(index, room, now, wakes);
         }
@@ -265,6 +269,12 @@ impl State {
         wakes: &mut Wakes,
     ) -> Result<ConnectionInfo, ChangeError> {
         let index = self.open_connection(id).ok_or(ChangeError::Unknown)?;
+        if let Outlet::Inbox(inbox) = &self.connections.get(index).outlet
+            && inbox.len() > MAX_ORDERS
+        {
+            self.count_out(index, Reason::Slow, now, wakes);
+            return Err(ChangeError::Unknown);
+        }
         let before = self.connections.get(index);
         let membership = |state: &Self, name: &RoomId| {
             let room = state.rooms.find(name)?;
@@ -345,6 +355,12 @@ impl State {
         let connection = self.connections.at(index);
         connection.expires = expires;
         connection.grants = grants;
+        let serial = connection.serial;
+        if let Outlet::Inbox(_) = connection.outlet {
+            // The end that was noted before asks again when it comes; an earlier one is new.
+            let due = Due::Task(index, serial);
+            wakes.pulse |= self.calendar.add(expires, due);
+        }
         self.order(index, Order::Expires(expires), wakes);
         Some(self.info(index))
     }

@@ -28,6 +28,7 @@ impl State {
             };
             match due {
                 Due::Room(key) => self.speak(key, encode, interval, now, wakes),
+                Due::Task(index, serial) => self.look_after(index, serial, now, wakes),
                 Due::Linger(index, serial) => {
                     let lingering = self
                         .connections

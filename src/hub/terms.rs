@@ -203,6 +203,9 @@ impl fmt::Debug for Bounds<'_> {
 pub struct Kick<'a> {
     /// How long the connection and its viewer are refused; zero for not at all.
     pub block: Duration,
+    /// True for whoever may kick in any room, and so block a connection that is between two
+    /// streams and whose rooms nobody knows.
+    pub everywhere: bool,
     /// Whether whoever kicks may do so in this room.
     pub permitted: &'a dyn Fn(&RoomId) -> bool,
 }

@@ -16,6 +16,7 @@ use axum::{
     extract::Request,
     response::{IntoResponse, Response},
 };
+use http_body_util::BodyExt;
 use hyper::{
     body::{Body as _, Incoming},
     server::conn::{http1, http2},
@@ -190,7 +191,7 @@ async fn http1(
     site: &Site,
     permit: OwnedSemaphorePermit,
 ) -> Option<Box<Aside>> {
-    // Held until the first request is answered; what is between requests holds none.
+    // Held until the first head is read; what is between requests holds none.
     let permit = Arc::new(Mutex::new(Some(permit)));
     let handoff = Handoff::default();
     let streaming = Notify::new();
@@ -203,8 +204,9 @@ async fn http1(
                 method: request.method().clone(),
                 version: request.version(),
             };
-            let response = answer(router, peer, request).await;
+            // The head is read. What a body takes is bounded where bodies are read.
             permit.lock().take();
+            let response = answer(router, peer, request).await;
             let gone = handoff.is_some_and(|handoff| handoff.consider(&asked, &response));
             if gone {
                 // Whoever drives this connection takes it apart now.
@@ -254,19 +256,43 @@ async fn left(stream: &TcpStream, streaming: &Notify) {
 }
 
 async fn http2(stream: &Arc<TcpStream>, peer: IpAddr, router: Router) {
+    // Held by each request, and by the body of its answer, as long as they last.
+    let busy = Arc::new(());
+    let holding = Arc::clone(&busy);
     let service = service_fn(move |request: Request<Incoming>| {
+        let hold = Arc::clone(&holding);
         let answer = answer(router.clone(), peer, request);
-        async move { Ok::<_, Infallible>(answer.await) }
+        async move {
+            let hold_on = move |frame| {
+                let _hold = &hold;
+                frame
+            };
+            let response = answer.await;
+            Ok::<_, Infallible>(response.map(|body| body.map_frame(hold_on)))
+        }
     });
     let io = TokioIo::new(Io::new(Arc::clone(stream)));
-    let _ = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_HTTP2_STREAMS)
-        .max_header_list_size(HTTP2_HEAD)
-        .keep_alive_interval(HTTP2_PING)
-        .keep_alive_timeout(HTTP2_PING)
-        .serve_connection(io, service)
-        .await;
+    let mut connection = std::pin::pin!(
+        http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_HTTP2_STREAMS)
+            .max_header_list_size(HTTP2_HEAD)
+            .keep_alive_interval(HTTP2_PING)
+            .keep_alive_timeout(HTTP2_PING)
+            .serve_connection(io, service)
+    );
+    // Two rounds without a request, and it goes: an idle connection costs a descriptor.
+    let mut idle_rounds = 0;
+    while idle_rounds < 2 {
+        if timeout(HEAD_TIME / 2, connection.as_mut()).await.is_ok() {
+            return;
+        }
+        // The service holds one, and this function.
+        let is_busy = Arc::strong_count(&busy) > 2;
+        idle_rounds = if is_busy { 0 } else { idle_rounds + 1 };
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = timeout(LINGER, connection).await;
 }
 
 async fn answer(router: Router, peer: IpAddr, request: Request<Incoming>) -> Response {

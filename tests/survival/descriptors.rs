@@ -78,6 +78,7 @@ fn with_64_descriptors_readers_are_turned_away_softly_and_nothing_spins() {
             .then_some(())
             .ok_or(format!("{now} descriptors, once {idle}"))
     });
+    assert!(metric(&program, "livecount_accept_errors_total") >= 1);
     let mut reader = client.join("a");
     assert_eq!(numbers(&reader.next_named("count").data), (1, 1, 0));
     expect_idle(&program);

@@ -34,6 +34,7 @@ on_both_paths!(
     an_immediate_close_leaves_nobody_counted,
     a_half_closed_reader_is_a_reader_no_more,
     a_half_closed_call_is_answered,
+    half_a_head_and_a_close_are_answered_at_once,
     a_head_that_is_no_http_is_a_problem,
     a_head_that_is_too_large_is_a_problem,
     a_silent_connection_is_closed_after_ten_seconds,
@@ -288,6 +289,22 @@ fn a_half_closed_call_is_answered(path: Path) {
         unheard || answer.starts_with("HTTP/1.1 200 OK\r\n"),
         "{answer}"
     );
+}
+
+fn half_a_head_and_a_close_are_answered_at_once(path: Path) {
+    let service = Service::start(path);
+    for half in [&STREAM[..20], b"PRI * HT"] {
+        let mut socket = service.client().connect();
+        socket.write_all(half).unwrap();
+        socket.shutdown(Shutdown::Write).unwrap();
+        let start = Instant::now();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        let waited = start.elapsed();
+        assert!(waited < Duration::from_secs(3), "closed after {waited:?}");
+        let problem = answer.starts_with("HTTP/1.1 400 ") || answer.is_empty();
+        assert!(problem, "{answer}");
+    }
 }
 
 fn expect_problem(service: &Service, head: &[u8], status: u16, code: &str) {

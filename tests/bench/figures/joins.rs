@@ -1,0 +1,91 @@
+//! What a join costs: processor time of the server from a storm's first `connect` to the last
+//! viewer's first count, by the number of joins, beside axum. The push interval is 5 s, so that
+//! what the joins tell the others is left out; accepting, reading and answering the request,
+//! counting in and the first write are in.
+
+use super::{Findings, Size, fill, open, rest, thousands};
+use crate::{
+    Result,
+    orders::{Asks, Opened, Order},
+    process::{Process, Role, listen_overflows},
+    server,
+    table::Row,
+};
+
+/// Microseconds, and joins a second, from the issue.
+const GOAL: f64 = 60.0;
+const A_SECOND: f64 = 12_000.0;
+
+pub(crate) fn run(size: Size, findings: &mut Findings) -> Result<()> {
+    let livecount = server::livecount(&[("LIVECOUNT_PUSH_INTERVAL", "5s")])?;
+    let axum = server::axum()?;
+    let mut clients = Role::start("clients")?;
+    let (mut ours, mut theirs) = (Sums::default(), Sums::default());
+    // Once for nothing: threads, arenas and the branch predictor begin cold on both sides.
+    fill(
+        &mut clients,
+        livecount.address,
+        size.viewers.min(1_000),
+        Asks::OneBlog,
+    )?;
+    let () = clients.ask(&Order::Close)?;
+    for _ in 0..size.fills {
+        for (server, sums) in [(&livecount, &mut ours), (&axum, &mut theirs)] {
+            rest(size.settle / 2);
+            let overflows = listen_overflows()?;
+            let before = server.process.cpu()?;
+            let opened = open(
+                &mut clients,
+                server.address,
+                size.viewers,
+                Asks::OneBlog,
+                None,
+            )?;
+            sums.add(&server.process, before, &opened, size)?;
+            sums.overflows += listen_overflows()? - overflows;
+            let () = clients.ask(&Order::Close)?;
+        }
+    }
+    let joins = f64::from(size.viewers) * f64::from(size.fills) * 1e3;
+    let (join, axum_join) = (ours.nanoseconds / joins, theirs.nanoseconds / joins);
+    findings.row(Row {
+        figure: "CPU of a join, GET to first count".into(),
+        goal: format!("<= {GOAL:.0} µs"),
+        measured: format!("{join:.1} µs"),
+        reference: format!("axum {axum_join:.1} µs"),
+        ratio: Some(join / axum_join),
+        reached: Some(join <= GOAL),
+    });
+    findings.row(Row {
+        figure: format!("  joins a second, best of {}", size.fills),
+        goal: format!(">= {}/s", thousands(A_SECOND)),
+        measured: format!("{}/s", thousands(ours.best)),
+        reference: format!("axum {}/s", thousands(theirs.best)),
+        ratio: Some(ours.best / theirs.best),
+        reached: Some(ours.best >= A_SECOND),
+    });
+    findings.row(Row {
+        figure: "  overflows of the listener meanwhile".into(),
+        goal: "none".into(),
+        measured: ours.overflows.to_string(),
+        reference: format!("axum {}", theirs.overflows),
+        reached: Some(ours.overflows == 0),
+        ..Row::default()
+    });
+    Ok(())
+}
+
+#[derive(Debug, Default)]
+struct Sums {
+    nanoseconds: f64,
+    best: f64,
+    overflows: u64,
+}
+
+impl Sums {
+    fn add(&mut self, process: &Process, before: u64, opened: &Opened, size: Size) -> Result<()> {
+        self.nanoseconds += (process.cpu()? - before) as f64;
+        self.best = self.best.max(f64::from(size.viewers) / opened.seconds);
+        Ok(())
+    }
+}
