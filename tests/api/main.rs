@@ -10,6 +10,8 @@ mod join;
 mod limits;
 mod messages;
 mod metrics;
+mod model;
+mod openapi;
 mod rooms;
 mod server;
 mod stream;
