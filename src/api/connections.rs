@@ -9,7 +9,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
     join::{issue, kicked, ticket_too_large},
     request::{
         Body, Id, JsonBody, Named, Query, RoomFields, parse, present, rooms_required,
-        too_many_rooms,
+        too_many_rooms, whole,
     },
 };
 use crate::{
@@ -69,6 +69,14 @@ struct LeaveBody {
 struct CloseBody {
     #[serde(default, deserialize_with = "present")]
     ticket: Option<String>,
+    #[serde(default, deserialize_with = "present")]
+    block: Option<serde_json::Value>,
+}
+
+/// The body of a kick of a user.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KickBody {
     #[serde(default, deserialize_with = "present")]
     block: Option<serde_json::Value>,
 }
@@ -338,14 +346,14 @@ pub async fn close(
     headers: HeaderMap,
     Body(body): Body,
 ) -> Result<StatusCode, ApiError> {
-    let body = close_body(&body)?;
+    let body: CloseBody = optional(&body)?;
     match hand(&app, &headers, body.ticket.as_deref(), connection).await? {
         Hand::Client(_) => {
             app.hub().goodbye(connection, Instant::now());
         }
         Hand::BackEnd(claims) => {
             let kick = Kick {
-                block: body.block()?,
+                block: block(body.block.as_ref())?,
                 everywhere: claims.rooms.is_none(),
                 permitted: &|room| claims.bounds(room),
             };
@@ -369,8 +377,9 @@ pub async fn close_user(
     Body(body): Body,
 ) -> Result<StatusCode, ApiError> {
     let claims = backend.within(Scope::Manage, &RoomId::personal(&user))?;
+    let body: KickBody = optional(&body)?;
     let kick = Kick {
-        block: close_body(&body)?.block()?,
+        block: block(body.block.as_ref())?,
         everywhere: claims.rooms.is_none(),
         permitted: &|room| claims.bounds(room),
     };
@@ -471,25 +480,27 @@ impl Listed {
     }
 }
 
-impl CloseBody {
-    fn block(&self) -> Result<Duration, ApiError> {
-        let seconds = match &self.block {
-            None => Some(DEFAULT_BLOCK_SECS),
-            Some(value) => value.as_u64().filter(|seconds| *seconds <= MAX_BLOCK_SECS),
-        };
-        seconds.map(Duration::from_secs).ok_or_else(|| {
-            ApiError::new(
-                Code::InvalidBlock,
-                "block must be a whole number of seconds from 0 to 86400.",
-            )
-        })
-    }
+/// How long a kick keeps its viewer out.
+fn block(value: Option<&serde_json::Value>) -> Result<Duration, ApiError> {
+    let seconds = match value {
+        None => Some(DEFAULT_BLOCK_SECS),
+        Some(serde_json::Value::Number(number)) => {
+            whole(number).filter(|seconds| *seconds <= MAX_BLOCK_SECS)
+        }
+        Some(_) => None,
+    };
+    seconds.map(Duration::from_secs).ok_or_else(|| {
+        ApiError::new(
+            Code::InvalidBlock,
+            "block must be a whole number of seconds from 0 to 86400.",
+        )
+    })
 }
 
 /// A goodbye or a kick may come without any body.
-fn close_body(body: &[u8]) -> Result<CloseBody, ApiError> {
+fn optional<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, ApiError> {
     if body.trim_ascii().is_empty() {
-        return Ok(CloseBody::default());
+        return Ok(T::default());
     }
     parse(body)
 }

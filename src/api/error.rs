@@ -151,7 +151,7 @@ codes! {
 pub struct ApiError {
     code: Code,
     detail: Cow<'static, str>,
-    room: Option<RoomId>,
+    room: Option<String>,
     retry_after: Option<Duration>,
 }
 
@@ -190,12 +190,19 @@ impl ApiError {
     #[must_use]
     pub fn forbidden_room(room: &RoomId) -> Self {
         Self {
-            room: Some(room.clone()),
+            room: Some(room.to_string()),
             ..Self::new(
                 Code::ForbiddenRoom,
                 format!("The token does not cover the room {room}."),
             )
         }
+    }
+
+    /// Names the room that this is about, as it was given.
+    #[must_use]
+    pub fn about(mut self, room: String) -> Self {
+        self.room = Some(room);
+        self
     }
 
     /// Names the time after which another try may succeed.
@@ -219,7 +226,7 @@ impl ApiError {
             status: status.as_u16(),
             detail: &self.detail,
             code: self.code.as_str(),
-            room: self.room.as_ref().map(RoomId::as_str),
+            room: self.room.as_deref(),
         }
     }
 

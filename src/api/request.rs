@@ -155,7 +155,7 @@ impl<'de> Deserialize<'de> for Id {
 }
 
 /// The number where it is whole, `42.0` included, and in range.
-fn whole(number: &serde_json::Number) -> Option<u64> {
+pub(super) fn whole(number: &serde_json::Number) -> Option<u64> {
     if let Some(number) = number.as_u64() {
         return (number <= MAX_WHOLE).then_some(number);
     }
@@ -232,7 +232,8 @@ impl PathName for ConnectionId {
 pub fn room(text: &str) -> Result<RoomId, ApiError> {
     RoomId::parse(text).map_err(|error| {
         let shown: String = text.chars().take(200).collect();
-        ApiError::new(Code::InvalidRoom, format!("{shown:?} is no room: {error}."))
+        let detail = format!("{shown:?} is no room: {error}.");
+        ApiError::new(Code::InvalidRoom, detail).about(shown)
     })
 }
 

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     app::App,
     auth::{Backend, Reader, token::Scope},
-    hub::{Occupancy, RoomId},
+    hub::{Occupancy, Patterns, RoomId},
     sse::Count,
 };
 
@@ -259,7 +259,7 @@ pub async fn stats(State(app): State<App>, backend: Backend) -> Result<Response,
 
 fn prefix(query: &Query) -> Result<&str, ApiError> {
     let prefix = query.get("prefix").unwrap_or_default();
-    let possible = prefix.len() <= 161 && prefix.bytes().all(crate::hub::id::is_name_byte);
+    let possible = Patterns::parse([format!("{prefix}*").as_str()]).is_ok();
     possible.then_some(prefix).ok_or_else(|| {
         ApiError::new(
             Code::InvalidPrefix,

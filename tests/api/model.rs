@@ -374,11 +374,8 @@ impl Stream {
         let mut woken = std::mem::take(&mut self.behind);
         woken |= self.inbox.poll_news(Waker::noop());
         for channel in self.channels.values_mut() {
-            loop {
-                match channel.try_recv() {
-                    Ok(()) | Err(TryRecvError::Lagged(_)) => woken = true,
-                    Err(TryRecvError::Empty | TryRecvError::Closed) => break,
-                }
+            while let Ok(()) | Err(TryRecvError::Lagged(_)) = channel.try_recv() {
+                woken = true;
             }
         }
         woken
