@@ -12,7 +12,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
 };
 
@@ -55,13 +55,12 @@ impl AsyncRead for Io {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let (before, room) = (buffer.filled().len(), buffer.remaining());
         loop {
             ready!(this.stream.poll_read_ready(cx))?;
-            let unfilled = buffer.initialize_unfilled();
-            match this.stream.try_read(unfilled) {
-                Ok(bytes) => {
-                    this.past_first_line |= unfilled[..bytes].contains(&b'\n');
-                    buffer.advance(bytes);
+            match read(&this.stream, buffer, room) {
+                Ok(_) => {
+                    this.past_first_line |= buffer.filled()[before..].contains(&b'\n');
                     return Poll::Ready(Ok(()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -69,6 +68,23 @@ impl AsyncRead for Io {
             }
         }
     }
+}
+
+/// Reads once, and tells tokio that the socket is empty where less came than there was room for:
+/// with an edge-triggered epoll the next bytes are a new event. tokio's own `poll_read` does so
+/// too; without it every request costs a second `recv` that only says that there is nothing.
+fn read(stream: &TcpStream, buffer: &mut ReadBuf<'_>, room: usize) -> io::Result<usize> {
+    let mut result = Err(io::ErrorKind::WouldBlock.into());
+    // Looks at the event before the read, so that one that comes meanwhile is not taken for it.
+    // What it answers is known already.
+    let _ = stream.try_io(Interest::READABLE, || {
+        result = stream.try_read_buf(buffer);
+        match result {
+            Ok(bytes) if bytes > 0 && bytes < room => Err(io::ErrorKind::WouldBlock.into()),
+            _ => Ok(()),
+        }
+    });
+    result
 }
 
 impl AsyncWrite for Io {

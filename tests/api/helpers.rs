@@ -3,7 +3,13 @@
 //! [`TestApp`] calls the router as a tower service, without a socket; a [`Viewer`] reads the
 //! events of a stream's body and leaves when it is dropped.
 
-use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    net::{TcpListener, TcpStream},
+    ops::RangeInclusive,
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -15,12 +21,16 @@ use livecount::{
     app::{App, Face},
     auth::token::{self, Rules},
     config::Config,
+    delivery::{
+        Offer, Subscription,
+        shards::{Arrival, Shards},
+    },
     hub::Hub,
     run,
     server::client::Peer,
 };
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
+use tokio::{io::AsyncReadExt, task::JoinHandle};
 use tower::ServiceExt;
 
 /// The HS256 secret of every test service.
@@ -34,6 +44,14 @@ pub(crate) struct TestApp {
     pub(crate) app: App,
     router: Router,
     pulse: JoinHandle<()>,
+    /// What delivers streams; without, they stay the bodies of their answers.
+    shards: Option<Shards>,
+}
+
+/// True where this run is to deliver streams by shards, over sockets and by the real clock, in the
+/// place of bodies by a paused one.
+fn by_shards() -> bool {
+    std::env::var_os("TEST_DELIVERY").is_some_and(|delivery| delivery == "shards")
 }
 
 impl TestApp {
@@ -50,12 +68,18 @@ impl TestApp {
         }
         let (config, _) = Config::load(&flags, &BTreeMap::new()).expect("the settings are valid");
         let app = run::app(config).expect("the keys are valid");
+        let shards = by_shards().then(|| {
+            // Threads and sockets know no other clock. A test that did not pause it stays as it is.
+            let _ = std::panic::catch_unwind(tokio::time::resume);
+            Shards::start(app.hub(), 2, app.config().heartbeat).expect("shards start")
+        });
         let hub = app.hub().clone();
         let pulse = tokio::spawn(async move { hub.run().await });
         Self {
             router: app.router(Face::Public),
             app,
             pulse,
+            shards,
         }
     }
 
@@ -72,6 +96,14 @@ impl TestApp {
             .await
             .expect("the router never fails");
         let (head, body) = response.into_parts();
+        let offer = head.extensions.get::<Offer>();
+        let body = match (
+            &self.shards,
+            offer.and_then(|offer| self.shards.as_ref().and(offer.take())),
+        ) {
+            (Some(shards), Some(subscription)) => deliver(shards, subscription),
+            _ => body,
+        };
         Answer {
             status: head.status,
             headers: head.headers,
@@ -222,6 +254,29 @@ impl Drop for TestApp {
     fn drop(&mut self) {
         self.pulse.abort();
     }
+}
+
+/// Has a shard deliver a stream over a socket, and reads it from the other end.
+fn deliver(shards: &Shards, subscription: Subscription) -> Body {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("it has one");
+    let reader = TcpStream::connect(address).expect("it listens");
+    let (socket, _) = listener.accept().expect("it was connected to");
+    shards.hand_over(Arrival {
+        socket,
+        head: Vec::new(),
+        subscription,
+        chunked: false,
+        began: tokio::time::Instant::now(),
+    });
+    reader.set_nonblocking(true).expect("a socket can be");
+    let reader = tokio::net::TcpStream::from_std(reader).expect("the runtime has io");
+    Body::from_stream(futures_util::stream::unfold(reader, async |mut reader| {
+        let mut bytes = vec![0; 4096];
+        let read = reader.read(&mut bytes).await.expect("no reset");
+        bytes.truncate(read);
+        (read > 0).then_some((Ok::<_, Infallible>(bytes), reader))
+    }))
 }
 
 /// A token of the tests' secret for an hour, without a `rooms` claim.

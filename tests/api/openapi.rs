@@ -417,3 +417,62 @@ async fn no_message_may_have_a_name_that_the_document_reserves() {
         answer.await.expect_problem(400, "invalid_event").await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_is_no_rooms_is_named_in_the_answer() {
+    let app = TestApp::new();
+    let answer = app.get("/v1/rooms/Blog:42", &[]).await;
+    let problem = answer.expect_problem(400, "invalid_room").await;
+    assert_eq!(problem["room"], json!("Blog:42"));
+    let body = json!({"rooms": ["blog:1", "blog 2"]});
+    let answer = app.post("/v1/counts", &[], body).await;
+    let problem = answer.expect_problem(400, "invalid_room").await;
+    assert_eq!(problem["room"], json!("blog 2"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_of_rooms_takes_the_beginning_of_a_rooms_name_and_nothing_else() {
+    let app = TestApp::new();
+    for prefix in ["", "b", "blog", "blog:", "blog:4", "user:"] {
+        let answer = app.get(&format!("/v1/rooms?prefix={prefix}"), &[]).await;
+        assert_eq!(answer.status.as_u16(), 200, "{prefix:?}");
+    }
+    let long = format!("blog:{}", "a".repeat(129));
+    for prefix in ["Blog", ":", "1", "-", "blog:a%20b", "blog*", &long] {
+        let answer = app.get(&format!("/v1/rooms?prefix={prefix}"), &[]).await;
+        answer.expect_problem(400, "invalid_prefix").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_block_is_any_whole_number_of_seconds_however_it_is_written() {
+    let app = TestApp::new();
+    let admin = bearer(&token("tester", "admin"));
+    let headers = [("authorization", admin.as_str())];
+    for block in [json!(0), json!(60.0), json!(86_400)] {
+        let body = Some(json!({ "block": block }));
+        let answer = app.delete("/v1/users/7/connections", &headers, body).await;
+        assert_eq!(answer.status.as_u16(), 204, "{block}");
+    }
+    for block in [
+        json!(-1),
+        json!(0.5),
+        json!(86_401),
+        json!("60"),
+        json!(null),
+    ] {
+        let body = Some(json!({ "block": block }));
+        let answer = app.delete("/v1/users/7/connections", &headers, body).await;
+        answer.expect_problem(400, "invalid_block").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kick_of_a_user_takes_no_ticket() {
+    let app = TestApp::new();
+    let admin = bearer(&token("tester", "admin"));
+    let headers = [("authorization", admin.as_str())];
+    let body = Some(json!({ "ticket": "lct1.none" }));
+    let answer = app.delete("/v1/users/7/connections", &headers, body).await;
+    answer.expect_problem(400, "unknown_field").await;
+}
