@@ -63,6 +63,9 @@ pub(super) struct Shard {
     generations: u32,
     /// The highest sequence that the hub has told of.
     head: u64,
+    /// The sequence of the newest message whose turn came here. Those after it are still to come,
+    /// for slow slots too, and behind the orders that were given before them.
+    told: u64,
     start: Instant,
     now: Instant,
     ping: Frame,
@@ -87,6 +90,7 @@ impl Shard {
             closing: VecDeque::new(),
             generations: 0,
             head: 0,
+            told: 0,
             start,
             now: start,
             ping: Frame::of(sse::PING.as_bytes()),
@@ -414,6 +418,7 @@ impl Shard {
 
     /// Gives a slot what it is due since it fell behind; true where there is something to send.
     fn catch_up(&mut self, id: SlotId, mut behind: Behind) -> bool {
+        let told = self.told;
         let Some(slot) = self.slot(id) else {
             return false;
         };
@@ -422,7 +427,7 @@ impl Shard {
         };
         let due = holds
             .registration
-            .catch_up(&mut behind.cursor, &behind.inbox);
+            .catch_up(&mut behind.cursor, &behind.inbox, told);
         if due.is_empty() {
             self.keep_up(id, &behind);
             return false;
@@ -558,20 +563,26 @@ impl Shard {
             match word {
                 Word::Order(id, order) => self.obey(id, order),
                 Word::Message(key, sequence, frame) => {
-                    self.head = self.head.max(sequence);
+                    self.take_turn(sequence);
                     if let Some(room) = self.rooms.find(key) {
                         let pass = self.rooms.begin(room, sequence, frame, self.now);
                         self.message = Some(pass);
                     }
                 }
                 Word::Personal(id, sequence, frame) => {
-                    self.head = self.head.max(sequence);
+                    self.take_turn(sequence);
                     self.tell_personal(id, sequence, &frame);
                 }
                 Word::Count(..) => {}
             }
         }
         writes
+    }
+
+    /// Notes the message whose turn it is.
+    fn take_turn(&mut self, sequence: u64) {
+        self.told = sequence;
+        self.head = self.head.max(sequence);
     }
 
     fn work_on_counts(&mut self, most: usize) -> usize {

@@ -379,10 +379,11 @@ impl Registration {
             .collect(cursor, inbox, Counts::Pulsed)
     }
 
-    /// What the stream is due since it fell behind, counts as they are now. Of the versions in
-    /// `cursor` only the low 32 bits are looked at.
-    pub fn catch_up(&self, cursor: &mut Cursor, inbox: &Inbox) -> Vec<Delivery> {
-        self.hub.0.state.lock().collect(cursor, inbox, Counts::Now)
+    /// What the stream is due since it fell behind: counts as they are now, messages up to the
+    /// sequence `until`. Of the versions in `cursor` only the low 32 bits are looked at.
+    pub fn catch_up(&self, cursor: &mut Cursor, inbox: &Inbox, until: u64) -> Vec<Delivery> {
+        let counts = Counts::Now(until);
+        self.hub.0.state.lock().collect(cursor, inbox, counts)
     }
 
     /// The personal room of the stream's user, while it counts.

@@ -162,7 +162,7 @@ impl State {
             }
         }
         for seat in cursor.seats_mut() {
-            if counts == Counts::Now {
+            if let Counts::Now(_) = counts {
                 let room = self.rooms.of(seat.key);
                 let changed = room.filter(|room| low(room.version) != low(seat.version));
                 if let Some(room) = changed {
@@ -183,7 +183,11 @@ impl State {
                 due.push(Delivery::Count(frame.clone()));
             }
         }
-        self.hear(cursor, self.log.head, &mut due);
+        let until = match counts {
+            Counts::Pulsed => self.log.head,
+            Counts::Now(until) => until,
+        };
+        self.hear(cursor, until, &mut due);
         due
     }
 

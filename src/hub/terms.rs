@@ -14,8 +14,9 @@ use super::{
 pub(crate) enum Counts {
     /// Those of the last pulse.
     Pulsed,
-    /// Those of this moment.
-    Now,
+    /// Those of this moment, and messages up to this sequence only: what comes after is on its way
+    /// through the shard, behind the orders that were given before it.
+    Now(u64),
 }
 
 /// Where a returning stream left off.

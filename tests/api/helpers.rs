@@ -97,11 +97,10 @@ impl TestApp {
             .expect("the router never fails");
         let (head, body) = response.into_parts();
         let offer = head.extensions.get::<Offer>();
-        let body = match (
-            &self.shards,
-            offer.and_then(|offer| self.shards.as_ref().and(offer.take())),
-        ) {
-            (Some(shards), Some(subscription)) => deliver(shards, subscription),
+        let body = match (&self.shards, offer) {
+            (Some(shards), Some(offer)) => {
+                deliver(shards, offer.take().expect("nobody else takes it"))
+            }
             _ => body,
         };
         Answer {
