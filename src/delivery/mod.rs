@@ -9,6 +9,9 @@ mod fanout;
 mod shard;
 pub mod shards;
 mod slot;
+mod slow;
+mod telling;
+mod timing;
 mod wheel;
 
 use std::{sync::Arc, time::Duration};
