@@ -18,6 +18,8 @@ use crate::{
     server::{Server, bind, descriptors, drain},
 };
 
+/// How long ended streams may take to send their last word: a little more than their linger.
+const SETTLE: Duration = Duration::from_millis(1_200);
 /// How long the token in a development log holds: a working day and the next.
 const DEVELOPMENT_TOKEN: Duration = Duration::from_hours(24);
 
@@ -122,6 +124,7 @@ async fn until_stopped(config: Config) -> Result<ExitCode, Box<dyn Error>> {
             return Ok(ExitCode::FAILURE);
         }
     };
+    settle(&shards).await;
     let left = app.hub().totals().held;
     tracing::info!(in_time, left, "stopped");
     for server in servers {
@@ -130,6 +133,16 @@ async fn until_stopped(config: Config) -> Result<ExitCode, Box<dyn Error>> {
     pulse.abort();
     keys.abort();
     Ok(ExitCode::SUCCESS)
+}
+
+/// Waits until the streams that got their last word have it, for a moment at the most.
+async fn settle(shards: &Shards) {
+    let all_gone = async {
+        while shards.tally().slots > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let _ = tokio::time::timeout(SETTLE, all_gone).await;
 }
 
 /// Everybody's listener, and the operators' where there is one.

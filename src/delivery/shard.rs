@@ -19,7 +19,7 @@ use super::{
     fanout::{Pass, Rooms},
     shards::{Arrival, Way},
     slot::{Holds, Place, Slot, low},
-    timing::{TICK, tick_of},
+    timing::{TICK, tick_after, tick_of},
     wheel::{Tick, Wheel},
 };
 use crate::{
@@ -118,6 +118,7 @@ impl Shard {
             }
             self.work();
             self.end_lingers();
+            self.way.stats.hold(self.slots.len());
         }
     }
 
@@ -199,7 +200,7 @@ impl Shard {
                 let words = welcome.first_words(&opening, expires, heartbeat, self.now);
                 append(&mut head, chunked, &words);
                 slot.queue(head.into());
-                slot.expires = tick_of(self.start, expires);
+                slot.expires = tick_after(self.start, expires);
                 slot.last_write = tick_of(self.start, self.now);
                 self.way.stats.opened(self.now.duration_since(began));
                 for seat in opening.cursor.seats() {
@@ -325,7 +326,14 @@ impl Shard {
         let mut gone = event.is_error() || event.is_read_closed() || event.is_write_closed();
         if event.is_error() {
             let error = slot.socket.take_error();
-            let timed_out = |error: &io::Error| error.kind() == io::ErrorKind::TimedOut;
+            let timed_out = |error: &io::Error| {
+                matches!(
+                    error.kind(),
+                    io::ErrorKind::TimedOut
+                        | io::ErrorKind::HostUnreachable
+                        | io::ErrorKind::NetworkUnreachable
+                )
+            };
             if error.is_ok_and(|error| error.as_ref().is_some_and(timed_out)) {
                 self.way.stats.ghost();
             }

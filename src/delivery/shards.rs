@@ -171,8 +171,9 @@ pub(super) struct Stats {
     fell_behind: AtomicU64,
     caught_up: AtomicU64,
     ghosts: AtomicU64,
+    slots: AtomicU64,
     latency: [AtomicU64; LATENCY_MS.len() + 1],
-    latency_ms: AtomicU64,
+    latency_us: AtomicU64,
 }
 
 /// What shards did since their start.
@@ -188,10 +189,12 @@ pub struct Tally {
     pub behind: u64,
     /// Streams whose reader had vanished without a word.
     pub ghosts: u64,
+    /// Sockets that shards hold, those with their last word included.
+    pub slots: u64,
     /// Joins by latency; the last bucket has no upper bound.
     pub latency: [u64; LATENCY_MS.len() + 1],
-    /// Milliseconds of all joins together.
-    pub latency_ms: u64,
+    /// Microseconds of all joins together.
+    pub latency_us: u64,
 }
 
 /// Adds without a locked instruction: there is one writer, and a reader may be a little late.
@@ -217,6 +220,10 @@ impl Stats {
         add(&self.caught_up, 1);
     }
 
+    pub(super) fn hold(&self, slots: usize) {
+        self.slots.store(slots as u64, Ordering::Relaxed);
+    }
+
     pub(super) fn ghost(&self) {
         add(&self.ghosts, 1);
     }
@@ -225,7 +232,8 @@ impl Stats {
         let ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
         let bucket = LATENCY_MS.partition_point(|bound| *bound < ms);
         add(&self.latency[bucket], 1);
-        add(&self.latency_ms, ms);
+        let us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        add(&self.latency_us, us);
     }
 
     fn add_to(&self, tally: &mut Tally) {
@@ -240,6 +248,7 @@ impl Stats {
         for (sum, bucket) in tally.latency.iter_mut().zip(&self.latency) {
             *sum += read(bucket);
         }
-        tally.latency_ms += read(&self.latency_ms);
+        tally.latency_us += read(&self.latency_us);
+        tally.slots += read(&self.slots);
     }
 }

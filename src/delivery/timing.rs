@@ -20,7 +20,7 @@ pub(super) const TICK: Duration = Duration::from_millis(1_000 / TICKS_PER_SECOND
 
 impl Shard {
     pub(super) fn expires(&mut self, id: SlotId, at: Instant) {
-        let expires = tick_of(self.start, at);
+        let expires = tick_after(self.start, at);
         let Some(slot) = self.slot(id) else { return };
         slot.expires = expires;
         slot.warned = false;
@@ -54,7 +54,8 @@ impl Shard {
                 // Comes back as an order.
                 holds.registration.end(Reason::Expired, Instant::now());
             }
-            return;
+            // Unless it was renewed just now, which comes as an order too.
+            return self.set_check(id);
         }
         let left = slot.expires - now;
         if !slot.warned && left <= notice_ticks() {
@@ -94,6 +95,11 @@ impl Shard {
             slot.check = check;
         }
     }
+}
+
+/// The first tick at which a moment is past.
+pub(super) fn tick_after(start: Instant, at: Instant) -> Tick {
+    tick_of(start, at).saturating_add(1)
 }
 
 /// The tick of a moment.

@@ -48,8 +48,12 @@ impl State {
         now: Instant,
         wakes: &mut Wakes,
     ) {
-        let current = self.connections.of(index, serial);
-        if current.is_some_and(|connection| connection.phase == Phase::Open) {
+        let Some(connection) = self.connections.of(index, serial) else {
+            return;
+        };
+        // Renewed in time, though the delivery did not know it yet.
+        let renewed = reason == Reason::Expired && connection.expires > now;
+        if connection.phase == Phase::Open && !renewed {
             self.count_out(index, reason, now, wakes);
         }
     }

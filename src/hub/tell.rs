@@ -200,6 +200,10 @@ impl State {
     ) -> Option<Told> {
         let told = self.tell(key)?;
         cursor.sit(Seat::new(&told, joined, from));
+        if joined {
+            // What came to this room since the order was given is still to be heard.
+            cursor.heard = cursor.heard.min(from);
+        }
         Some(told)
     }
 

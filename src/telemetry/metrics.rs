@@ -147,7 +147,7 @@ fn latency(encoder: &mut DescriptorEncoder<'_>, tally: &Tally) -> fmt::Result {
         Some(&Unit::Seconds),
         MetricType::Histogram,
     )?;
-    let seconds = tally.latency_ms as f64 / 1_000.0;
+    let seconds = tally.latency_us as f64 / 1_000_000.0;
     metric.encode_histogram::<NoLabelSet>(seconds, joins, &buckets, None)
 }
 

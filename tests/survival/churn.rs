@@ -1,7 +1,7 @@
 //! Everything at once: joins and leaves of every kind for a while, and then every number equals
 //! the truth, and nothing is left when all have left.
 //!
-//! `CHURN_SECONDS` says for how long, 10 by default; `CHURN_SEED` repeats a run.
+//! `CHURN_SECONDS` says for how long, 30 by default; `CHURN_SEED` repeats a run.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -260,7 +260,7 @@ fn metric_sum(text: &str, name: &str) -> f64 {
 #[test]
 fn after_churn_every_number_is_true_and_after_all_left_nothing_is_held() {
     let setting = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
-    let seconds = setting("CHURN_SECONDS").unwrap_or(10);
+    let seconds = setting("CHURN_SECONDS").unwrap_or(30);
     let seed = setting("CHURN_SEED").unwrap_or_else(rand::random);
     println!("CHURN_SECONDS={seconds} CHURN_SEED={seed}");
     let mut program = Program::start(&[], &[("LIVECOUNT_MAX_CONNECTIONS_PER_MEMBER", "1000")]);
