@@ -493,7 +493,11 @@ impl Model {
                     let stream = &self.streams[which];
                     stream.registration.end(reason, Instant::now());
                     let serial = stream.serial;
-                    if let Some(at) = self.live.iter().position(|live| live.serial == serial) {
+                    // A stream that says that its time is over before it is was renewed meanwhile.
+                    let over =
+                        |live: &Live| reason != Reason::Expired || live.expires <= Instant::now();
+                    let at = self.live.iter().position(|live| live.serial == serial);
+                    if let Some(at) = at.filter(|&at| over(&self.live[at])) {
                         self.count_out(at, reason);
                     }
                 }
