@@ -54,7 +54,7 @@ pub enum Command {
     Serve(Flags),
     /// Print the settings in force: [`check_config`].
     CheckConfig(Flags),
-    /// Print a token: [`token`].
+    /// Print a token: [`token()`].
     Token(TokenRequest, Flags),
     /// Ask a running service whether it is alive: [`healthcheck`].
     Healthcheck {

@@ -19,7 +19,7 @@ const MAX_INPUT: u32 = 16 << 10;
 /// was told, so that the close sends no RST, and not a flood that its shard would read for ever.
 const MAX_LAST_INPUT: u32 = 1 << 20;
 
-/// One room of a slot: 16 bytes.
+/// One room of a slot: 20 bytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
     /// The room, by its place in the shard.
@@ -28,7 +28,8 @@ pub(super) struct Place {
     pub(super) at: u32,
     /// The version of the newest count it was given, its low half; see [`is_newer`].
     pub(super) version: u32,
-    /// The sequence up to which messages are not for it, its low half. [`WATCHING`] aside.
+    /// The sequence up to which messages are not for it, its low half; of no meaning where it only
+    /// watches.
     pub(super) from: u32,
     /// True where it is joined, and so gets messages.
     pub(super) joined: bool,
@@ -56,7 +57,7 @@ pub(super) fn whole(low_half: u32, near: u64) -> u64 {
     }
 }
 
-/// An open stream: 136 bytes.
+/// An open stream: 144 bytes at the most.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) socket: TcpStream,

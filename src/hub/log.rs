@@ -80,7 +80,7 @@ pub struct Published {
     pub duplicate: bool,
 }
 
-/// The key was used for something else within [`KEEP`].
+/// The key was used for something else within five minutes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the idempotency key was used for another message in this room")]
 pub struct Conflict;

@@ -62,7 +62,7 @@ pub struct Opening {
     pub resets: Vec<RoomId>,
     /// What the stream missed, in order.
     pub messages: Vec<Frame>,
-    /// To be handed to [`Registration::collect`].
+    /// To be handed to [`super::Registration::collect`].
     pub cursor: Cursor,
 }
 
