@@ -19,6 +19,8 @@ pub struct Count<'a> {
     viewers: u32,
     connections: u32,
     members: u32,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    partial: bool,
 }
 
 impl<'a> Count<'a> {
@@ -31,6 +33,7 @@ impl<'a> Count<'a> {
             viewers: occupancy.viewers,
             connections: occupancy.connections,
             members: occupancy.members,
+            partial: occupancy.partial,
         }
     }
 }
@@ -244,6 +247,7 @@ mod tests {
             viewers: 2,
             connections: 3,
             members: 1,
+            partial: false,
         };
         let frame = Encoder.count(&room("blog:42"), occupancy);
         assert_eq!(

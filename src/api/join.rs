@@ -83,7 +83,8 @@ pub async fn join(
     }
     if wants_stream(&headers) {
         let resume = request::resume(&headers, body.last_event_id.as_deref());
-        return stream::open(&app, client, ticket, text, resume, Answer::Hard);
+        let permit = stream::Permit::issued(ticket, text);
+        return stream::open(&app, client, permit, resume, Answer::Hard);
     }
     app.admit(client, &ticket).map_err(ApiError::from)?;
     let asked = ticket.rooms.iter().chain(&ticket.watching);

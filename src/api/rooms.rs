@@ -241,6 +241,7 @@ pub async fn stats(State(app): State<App>, backend: Backend) -> Result<Response,
         viewers,
         connections,
         members,
+        partial: _,
     } = totals.occupancy;
     let stats = Stats {
         viewers,

@@ -46,6 +46,33 @@ impl Answer {
     }
 }
 
+/// What a stream is opened by.
+#[derive(Debug)]
+pub(super) struct Permit {
+    ticket: Ticket,
+    /// The ticket as its holder has it.
+    text: String,
+    /// True where it was issued by an earlier call, and so may have been used on another node.
+    redeemed: bool,
+}
+
+impl Permit {
+    /// Issues a ticket for the stream that this very call opens.
+    fn new(app: &App, ticket: Ticket) -> Result<Self, ApiError> {
+        let text = issue(app, &ticket)?;
+        Ok(Self::issued(ticket, text))
+    }
+
+    /// The same where it is issued already.
+    pub(super) fn issued(ticket: Ticket, text: String) -> Self {
+        Self {
+            ticket,
+            text,
+            redeemed: false,
+        }
+    }
+}
+
 /// `GET /v1/stream`: by ticket, or by query in one call.
 ///
 /// # Errors
@@ -61,24 +88,26 @@ pub async fn stream(
 ) -> Result<Response, ApiError> {
     let resume = request::resume(&headers, query.get("last_event_id"));
     let rooms = query.rooms()?;
-    let (ticket, text) = if let Some(text) = query.get("ticket") {
+    let permit = if let Some(text) = query.get("ticket") {
         if !rooms.is_empty() {
             return Err(ApiError::new(
                 Code::ConflictingRooms,
                 "The ticket names the rooms; give either it or rooms.",
             ));
         }
-        (app.redeem(text)?, text.to_owned())
+        Permit {
+            ticket: app.redeem(text)?,
+            text: text.to_owned(),
+            redeemed: true,
+        }
     } else {
         let reader = reader(request, &app).await?;
         let viewer = query.get("viewer").map(request::viewer).transpose()?;
         let asked = Asked::of(rooms, Vec::new());
         let asked = asked.permitted(&reader, app.config().max_rooms_per_connection)?;
-        let ticket = new_ticket(&app, &reader, viewer, asked);
-        let text = issue(&app, &ticket)?;
-        (ticket, text)
+        Permit::new(&app, new_ticket(&app, &reader, viewer, asked))?
     };
-    open(&app, client, ticket, text, resume, Answer::to(&method))
+    open(&app, client, permit, resume, Answer::to(&method))
 }
 
 /// `GET /v1/watch`: a stream of counts whose reader is not counted.
@@ -97,9 +126,8 @@ pub async fn watch(
     let resume = request::resume(&headers, query.get("last_event_id"));
     let asked = Asked::of(Vec::new(), query.rooms()?);
     let asked = asked.permitted(&reader, app.config().max_rooms_per_connection)?;
-    let ticket = new_ticket(&app, &reader, None, asked);
-    let text = issue(&app, &ticket)?;
-    open(&app, client, ticket, text, resume, Answer::to(&method))
+    let permit = Permit::new(&app, new_ticket(&app, &reader, None, asked))?;
+    open(&app, client, permit, resume, Answer::to(&method))
 }
 
 /// The reader is looked for only where there is no ticket: what else came with a ticket's
@@ -114,11 +142,15 @@ async fn reader(request: axum::extract::Request, app: &App) -> Result<Reader, Ap
 pub(super) fn open(
     app: &App,
     client: Client,
-    ticket: Ticket,
-    text: String,
+    permit: Permit,
     resume: Resume,
     answer: Answer,
 ) -> Result<Response, ApiError> {
+    let Permit {
+        ticket,
+        text,
+        redeemed,
+    } = permit;
     if app.blocked(&ticket).is_some() {
         return match answer {
             Answer::Hard => Err(kicked()),
@@ -148,6 +180,7 @@ pub(super) fn open(
         expires,
         since_ms: app.unix_ms(),
         resume,
+        by_ticket: redeemed,
     });
     let subscription = Subscription {
         registration,

@@ -9,9 +9,12 @@ use super::{ConnectionId, Identity};
 /// Most blocks kept at once; past it the one that ends soonest makes room.
 const MOST: usize = 100_000;
 
+/// Who may not come in.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Blocked {
+pub enum Blocked {
+    /// The holder of this connection's ticket.
     Connection(ConnectionId),
+    /// This viewer.
     Identity(Identity),
 }
 
@@ -20,18 +23,8 @@ enum Blocked {
 pub(super) struct Blocks(HashMap<Blocked, Instant>);
 
 impl Blocks {
-    pub(super) fn connection(&mut self, id: ConnectionId, until: Instant, now: Instant) {
-        self.add(Blocked::Connection(id), until, now);
-    }
-
-    /// Blocks a viewer; one without an identity is known by its connection alone.
-    pub(super) fn identity(&mut self, identity: &Identity, until: Instant, now: Instant) {
-        if *identity != Identity::Connection {
-            self.add(Blocked::Identity(identity.clone()), until, now);
-        }
-    }
-
-    fn add(&mut self, whom: Blocked, until: Instant, now: Instant) {
+    /// Keeps somebody out until then; a longer block stays.
+    pub(super) fn add(&mut self, whom: Blocked, until: Instant, now: Instant) {
         if until <= now {
             return;
         }
@@ -67,6 +60,11 @@ impl Blocks {
         connection
             .max(identity)
             .filter(|remaining| !remaining.is_zero())
+    }
+
+    /// Everybody who may not come in, with the end of it.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&Blocked, Instant)> {
+        self.0.iter().map(|(whom, until)| (whom, *until))
     }
 
     /// Drops what has ended.

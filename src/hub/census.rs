@@ -14,11 +14,10 @@ impl State {
                     personal_occupancy(person.connections.len())
                 });
         }
-        self.rooms
-            .find(name)
-            .map_or_else(Occupancy::default, |index| {
-                self.rooms.get(index).occupancy()
-            })
+        self.rooms.find(name).map_or_else(
+            || self.rooms.elsewhere(name),
+            |index| self.rooms.get(index).occupancy(),
+        )
     }
 
     pub(super) fn occupied(
@@ -36,26 +35,47 @@ impl State {
                 })
                 .collect();
         }
-        self.rooms
+        let here = self
+            .rooms
             .iter()
             .filter(|room| !room.joined.is_empty() && wanted(&room.name))
-            .map(|room| (room.name.clone(), room.occupancy()))
-            .collect()
+            .map(|room| (room.name.clone(), room.occupancy()));
+        // A room may be kept here though nobody is in it: watched, or for its messages.
+        let only_elsewhere = self
+            .rooms
+            .all_elsewhere()
+            .filter(|(name, _)| wanted(name) && !self.is_occupied(name))
+            .map(|(name, others)| (name.clone(), others));
+        here.chain(only_elsewhere).collect()
     }
 
     pub(super) fn totals(&self) -> Totals {
         let connections = u32::try_from(self.connections.count()).unwrap_or(u32::MAX);
+        let own = Occupancy {
+            viewers: self.people.in_rooms + self.unidentified,
+            connections,
+            members: self.people.members,
+            partial: self.rooms.partial,
+        };
+        let others = self.sharing.as_ref().map(|sharing| sharing.service);
+        let elsewhere = self.rooms.all_elsewhere();
+        let only_elsewhere = elsewhere
+            .filter(|(name, _)| !self.is_occupied(name))
+            .count();
+        let only_elsewhere = u32::try_from(only_elsewhere).unwrap_or(u32::MAX);
         Totals {
-            occupancy: Occupancy {
-                viewers: self.people.in_rooms + self.unidentified,
-                connections,
-                members: self.people.members,
-            },
-            rooms: self.rooms.occupied,
+            occupancy: own.plus(others.unwrap_or_default()),
+            own,
+            rooms: self.rooms.occupied.saturating_add(only_elsewhere),
             held: self.connections.held(),
             kept_rooms: self.rooms.len(),
             turnover: self.turnover,
         }
+    }
+
+    fn is_occupied(&self, name: &RoomId) -> bool {
+        let room = self.rooms.find(name).map(|index| self.rooms.get(index));
+        room.is_some_and(|room| !room.joined.is_empty())
     }
 
     pub(super) fn is_open(&self, id: ConnectionId) -> bool {
@@ -129,7 +149,7 @@ impl State {
 
     pub(super) fn identity(&self, connection: &Connection) -> &Identity {
         match connection.viewer {
-            Viewer::Connection => &Identity::Connection,
+            Viewer::Connection | Viewer::Ticketed => &Identity::Connection,
             Viewer::Person { place, .. } => &self.people.get(place).identity,
         }
     }
@@ -141,5 +161,6 @@ fn personal_occupancy(connections: usize) -> Occupancy {
         viewers: u32::from(connections > 0),
         connections,
         members: u32::from(connections > 0),
+        partial: false,
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    ConnectionId, Identity, Kick, KickError, Order, Reason, RoomId, UserId, connection::Phase,
-    pulse::Due, state::State, wakes::Wakes,
+    Blocked, ConnectionId, Identity, Kick, KickError, Order, Reason, RoomId, UserId,
+    connection::Phase, pulse::Due, room::Viewer, state::State, wakes::Wakes,
 };
 impl State {
     /// Counts a connection out at once. Its record stays, without rooms, until its delivery lets
@@ -23,10 +23,14 @@ impl State {
         while let Some(membership) = self.connections.get(index).memberships.last().copied() {
             self.part(index, membership, now, wakes);
         }
+        let viewer = self.connections.get(index).viewer;
+        let member = matches!(viewer, Viewer::Person { member: true, .. });
+        let went = (member && self.people.is_alone(viewer)).then_some(false);
         self.connections.retire(index);
+        self.note_share(None, index, went, wakes);
         let connection = self.connections.at(index);
         let phase = std::mem::replace(&mut connection.phase, Phase::Ended);
-        self.people.depart(connection.viewer, index);
+        self.people.depart(viewer, index);
         match phase {
             Phase::Open => {
                 self.turnover.ended[reason as usize] += 1;
@@ -125,15 +129,15 @@ impl State {
     ) -> Result<(), KickError> {
         let Some(index) = self.connections.find(id) else {
             if kick.everywhere {
-                self.blocks.connection(id, now + kick.block, now);
+                self.block_connection(id, now + kick.block, now);
             }
             return Err(KickError::Unknown);
         };
         self.may_kick(index, kick.permitted)?;
         let identity = self.identity(self.connections.get(index)).clone();
         self.blocks.expire(now);
-        self.blocks.connection(id, now + kick.block, now);
-        self.blocks.identity(&identity, now + kick.block, now);
+        self.block_connection(id, now + kick.block, now);
+        self.block_identity(&identity, now + kick.block, now);
         self.count_out(index, Reason::Kicked, now, wakes);
         Ok(())
     }
@@ -145,23 +149,52 @@ impl State {
         now: Instant,
         wakes: &mut Wakes,
     ) -> Result<(), KickError> {
+        self.may_kick_user(user, kick.permitted)?;
         let connections: Vec<u32> = self
             .people
             .find_user(user)
             .map(|person| person.connections.to_vec())
             .unwrap_or_default();
-        for &index in &connections {
-            self.may_kick(index, kick.permitted)?;
-        }
         let identity = Identity::Member(user.clone());
         self.blocks.expire(now);
-        self.blocks.identity(&identity, now + kick.block, now);
+        self.block_identity(&identity, now + kick.block, now);
         for index in connections {
             let id = self.connections.get(index).id;
-            self.blocks.connection(id, now + kick.block, now);
+            self.block_connection(id, now + kick.block, now);
             self.count_out(index, Reason::Kicked, now, wakes);
         }
         Ok(())
+    }
+
+    fn block_connection(&mut self, id: ConnectionId, until: Instant, now: Instant) {
+        self.block(Blocked::Connection(id), until, now);
+    }
+
+    /// Blocks a viewer; one without an identity is known by its connection alone.
+    fn block_identity(&mut self, identity: &Identity, until: Instant, now: Instant) {
+        if *identity != Identity::Connection {
+            self.block(Blocked::Identity(identity.clone()), until, now);
+        }
+    }
+
+    /// Keeps somebody out here, and has the other nodes do the same.
+    fn block(&mut self, whom: Blocked, until: Instant, now: Instant) {
+        if let Some(sharing) = &mut self.sharing
+            && until > now
+        {
+            sharing.note_block(whom.clone(), until);
+        }
+        self.blocks.add(whom, until, now);
+    }
+
+    pub(super) fn may_kick_user(
+        &self,
+        user: &UserId,
+        permitted: &dyn Fn(&RoomId) -> bool,
+    ) -> Result<(), KickError> {
+        let person = self.people.find_user(user);
+        let mut connections = person.iter().flat_map(|person| &person.connections);
+        connections.try_for_each(|&index| self.may_kick(index, permitted))
     }
 
     pub(super) fn may_kick(

@@ -192,7 +192,10 @@ fn key_cost(key: &str) -> usize {
 /// The order of all messages.
 #[derive(Debug)]
 pub(super) struct Log {
+    /// Whose order the positions are of: this node's own, or the cluster's.
     pub(super) epoch: u64,
+    /// The epoch of positions that this node gave by itself.
+    own: u64,
     pub(super) head: u64,
     bytes: usize,
     /// Every message of the last [`KEEP`] by age, those that their room dropped since included.
@@ -217,6 +220,7 @@ impl Log {
     pub(super) fn new(epoch: u64) -> Self {
         Self {
             epoch,
+            own: epoch,
             head: 0,
             bytes: 0,
             ages: VecDeque::new(),
@@ -232,21 +236,28 @@ impl Log {
         }
     }
 
+    /// True for positions that are of this log, whoever gave them.
+    pub(super) fn knows(&self, position: Position) -> bool {
+        position.epoch == self.epoch || position.epoch == self.own
+    }
+
     /// Bytes kept, on the whole node.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Appends a message to the room at `index`, unless its mark says that it stands there.
+    /// Appends a message to the room at `index`, unless its mark says that it stands there: where
+    /// the cluster's order placed it, or else next in this node's own.
     pub(super) fn append(
         &mut self,
         rooms: &mut Rooms,
         index: u32,
         mark: Option<Idempotency>,
+        placed: Option<u64>,
         encode: impl FnOnce(Position) -> Frame,
         now: Instant,
     ) -> Result<Published, Conflict> {
-        let epoch = self.epoch;
+        let epoch = placed.map_or(self.own, |_| self.epoch);
         let room = rooms.at(index);
         let log = room.log.get_or_insert_with(|| {
             self.bytes += ROOM_OVERHEAD;
@@ -258,7 +269,7 @@ impl Log {
                 duplicate: true,
             });
         }
-        self.head += 1;
+        self.head = placed.map_or(0, |placed| placed).max(self.head + 1);
         let sequence = self.head;
         let message = Message {
             sequence,

@@ -12,7 +12,12 @@ use super::{
 impl State {
     /// What a new stream is told first: counts read after it was counted in, then what it missed.
     pub(super) fn opening(&mut self, index: u32, entry: &Entry) -> Opening {
-        let head = self.log.head;
+        let after = match entry.resume {
+            Resume::After(position) if self.log.knows(position) => position.sequence,
+            Resume::After(_) | Resume::Unknown | Resume::Fresh => 0,
+        };
+        // What it has had on another node does not come again when it comes here.
+        let head = self.log.head.max(after);
         let personal = entry.identity.user().map(RoomId::personal);
         let memberships = self.connections.get(index).memberships.clone();
         let mut counts = Vec::with_capacity(memberships.len());
@@ -25,8 +30,10 @@ impl State {
         let names = || entry.rooms.iter().chain(&personal);
         let (resets, messages) = match entry.resume {
             Resume::Fresh => (Vec::new(), Vec::new()),
+            // Another node may have read further in the order that all share.
             Resume::After(position)
-                if position.epoch == self.log.epoch && position.sequence <= head =>
+                if self.log.knows(position)
+                    && (position.sequence <= head || self.sharing.is_some()) =>
             {
                 self.missed(names(), position.sequence)
             }
@@ -142,12 +149,42 @@ impl State {
             None => self.obtain_for_messages(name),
         };
         let quiet = self.log.bytes() == 0;
-        let published = self.log.append(&mut self.rooms, index, mark, encode, now)?;
+        let placed = None;
+        let log = &mut self.log;
+        let published = log.append(&mut self.rooms, index, mark, placed, encode, now)?;
         wakes.pulse |= quiet;
         if !published.duplicate {
             self.pass_on(index, name, published.position.sequence, wakes);
         }
         Ok(published)
+    }
+
+    /// Appends a message that the cluster's order placed, and hands it to whom it is for.
+    pub(super) fn deliver(
+        &mut self,
+        name: &RoomId,
+        placed: u64,
+        encode: impl FnOnce(Position) -> Frame,
+        at: Instant,
+        wakes: &mut Wakes,
+    ) {
+        let index = match self.rooms.find(name) {
+            Some(index) => index,
+            None => self.obtain_for_messages(name),
+        };
+        wakes.pulse |= self.log.bytes() == 0;
+        let log = &mut self.log;
+        // Without a mark there is nothing that it could conflict with.
+        if let Ok(published) = log.append(&mut self.rooms, index, None, Some(placed), encode, at) {
+            self.pass_on(index, name, published.position.sequence, wakes);
+        }
+    }
+
+    /// From now on positions are of this order; what was before `from` in it is not known here.
+    pub(super) fn follow(&mut self, epoch: u64, from: u64) {
+        self.log.epoch = epoch;
+        self.log.head = self.log.head.max(from);
+        self.rooms.horizon = self.rooms.horizon.max(from);
     }
 
     /// Opens a room for its first message. What a personal room of this name kept before is gone

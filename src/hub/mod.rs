@@ -24,6 +24,7 @@ pub mod pattern;
 mod people;
 mod pulse;
 mod room;
+mod sharing;
 mod state;
 mod tell;
 mod terms;
@@ -46,6 +47,7 @@ use tokio::{
 
 pub(crate) use self::terms::Counts;
 pub use self::{
+    block::Blocked,
     cursor::{Cursor, Seat},
     frame::Frame,
     id::{ConnectionId, Identity, InvalidName, RoomId, UserId, ViewerName},
@@ -53,6 +55,7 @@ pub use self::{
     outlet::{Inbox, MAX_ORDERS, Order, Outlet, Post, Reason, SlotId, Word},
     pattern::{InvalidPatterns, Patterns},
     room::{Occupancy, RoomKey, Told},
+    sharing::{Fingerprint, Fingerprints, MEMBER, Part},
     terms::{
         Bounds, Change, ChangeError, ConnectionInfo, Delivery, Entry, Kick, KickError, Opening,
         Resume, RoomList, Totals, Turnover,
@@ -91,6 +94,8 @@ struct Shared {
     state: Mutex<State>,
     serials: AtomicU64,
     due: Notify,
+    /// Woken when something is to be told to the other nodes.
+    share: Notify,
     encode: Box<dyn Encode>,
     tempo: Tempo,
 }
@@ -109,6 +114,7 @@ impl Hub {
             state: Mutex::new(State::new(rand::random::<u64>() >> 16)),
             serials: AtomicU64::new(0),
             due: Notify::new(),
+            share: Notify::new(),
             encode,
             tempo,
         }))
@@ -120,6 +126,9 @@ impl Hub {
         let result = step(&mut self.0.state.lock(), &mut wakes);
         if wakes.pulse {
             self.0.due.notify_one();
+        }
+        if wakes.share {
+            self.0.share.notify_one();
         }
         wakes.fire();
         result
@@ -248,6 +257,113 @@ impl Hub {
         now: Instant,
     ) -> Result<Published, Conflict> {
         self.step(|state, wakes| state.publish(room, mark, encode, now, wakes))
+    }
+
+    /// Sends a message that stands at `placed` in the order that all nodes share, as
+    /// [`Hub::publish`] does. `at` is when it was said.
+    pub fn deliver(
+        &self,
+        room: &RoomId,
+        placed: u64,
+        encode: impl FnOnce(Position) -> Frame,
+        at: Instant,
+    ) {
+        self.step(|state, wakes| state.deliver(room, placed, encode, at, wakes));
+    }
+
+    /// From now on messages are placed by the order `epoch`, of which this node knows what comes
+    /// after `from`.
+    pub fn follow(&self, epoch: u64, from: u64) {
+        self.0.state.lock().follow(epoch, from);
+    }
+
+    /// From now on what changes is noted for the other nodes, until it is taken by
+    /// [`Hub::take_parts`]. Comes before the first stream.
+    pub fn share(&self, fingerprints: Box<dyn Fingerprints>) {
+        self.0.state.lock().share(fingerprints);
+    }
+
+    /// Waits until something is to be told to the other nodes.
+    ///
+    /// Cancel safe.
+    pub async fn shared(&self) {
+        self.0.share.notified().await;
+    }
+
+    /// True where something waits to be told to the other nodes.
+    #[must_use]
+    pub fn has_parts(&self) -> bool {
+        self.0.state.lock().has_parts()
+    }
+
+    /// Takes this node's parts of at most `most_rooms` changed rooms, with at most `most_moves`
+    /// viewers that came or went; what does not fit waits for the next call.
+    #[must_use]
+    pub fn take_parts(&self, most_rooms: usize, most_moves: usize) -> Vec<Part> {
+        self.0.state.lock().take_parts(most_rooms, most_moves)
+    }
+
+    /// Takes the connections opened by ticket since they were last taken: no other node may hold
+    /// them any more.
+    #[must_use]
+    pub fn take_opened(&self) -> Vec<ConnectionId> {
+        self.0.state.lock().take_opened()
+    }
+
+    /// Takes the blocks made here since they were last taken.
+    #[must_use]
+    pub fn take_blocks(&self) -> Vec<(Blocked, Instant)> {
+        self.0.state.lock().take_blocks()
+    }
+
+    /// Has everything told again, as to somebody who knows nothing; of `and_these` even where
+    /// nothing is left.
+    pub fn share_all(&self, and_these: impl IntoIterator<Item = Option<RoomId>>) {
+        let mut and_these = and_these.into_iter();
+        self.0.state.lock().share_all(&mut and_these);
+        self.0.share.notify_one();
+    }
+
+    /// Sets what the other nodes add to these rooms; `None` is the service as a whole.
+    pub fn set_elsewhere(&self, news: &[(Option<RoomId>, Occupancy)], now: Instant) {
+        self.step(|state, wakes| state.set_elsewhere(news, now, wakes));
+    }
+
+    /// From now on numbers say whether those of other nodes are missing. Each room tells it when
+    /// `spread` of its number says.
+    pub fn set_partial(&self, partial: bool, spread: &dyn Fn(usize) -> Duration, now: Instant) {
+        self.step(|state, wakes| state.set_partial(partial, spread, now, wakes));
+    }
+
+    /// Ends this node's stream of a connection that another node opened later, if there is one.
+    pub fn opened_elsewhere(&self, connection: ConnectionId, now: Instant) {
+        self.step(|state, wakes| state.opened_elsewhere(connection, now, wakes));
+    }
+
+    /// Keeps somebody out until then, as another node said.
+    pub fn block(&self, whom: Blocked, until: Instant, now: Instant) {
+        self.0.state.lock().blocks.add(whom, until, now);
+    }
+
+    /// Everybody who is kept out, with the end of it.
+    #[must_use]
+    pub fn blocks(&self) -> Vec<(Blocked, Instant)> {
+        let state = self.0.state.lock();
+        let all = state.blocks.all();
+        all.map(|(whom, until)| (whom.clone(), until)).collect()
+    }
+
+    /// Whether all connections of a user here may be thrown out.
+    ///
+    /// # Errors
+    ///
+    /// When one of them is in a room that is not permitted.
+    pub fn may_kick_user(
+        &self,
+        user: &UserId,
+        permitted: &dyn Fn(&RoomId) -> bool,
+    ) -> Result<(), KickError> {
+        self.0.state.lock().may_kick_user(user, permitted)
     }
 
     /// A room's numbers now; zero where nobody is.

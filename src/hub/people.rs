@@ -22,6 +22,13 @@ pub(super) struct Person {
     pub(super) addressed: u64,
 }
 
+impl Person {
+    /// True where the person is one of the service's viewers: in a room, and a member always is.
+    pub(super) fn counts(&self) -> bool {
+        self.joined > 0 || matches!(self.identity, Identity::Member(_))
+    }
+}
+
 /// The identified viewers of this node.
 #[derive(Debug, Default)]
 pub(super) struct People {
@@ -90,6 +97,14 @@ impl People {
         place
     }
 
+    /// True where this connection is its person's only one.
+    pub(super) fn is_alone(&self, viewer: Viewer) -> bool {
+        match viewer {
+            Viewer::Person { place, .. } => self.slab[place as usize].connections.len() == 1,
+            Viewer::Connection | Viewer::Ticketed => true,
+        }
+    }
+
     /// Takes a connection from its person, who is forgotten with the last.
     pub(super) fn depart(&mut self, viewer: Viewer, connection: u32) {
         let Viewer::Person { place, member } = viewer else {
@@ -113,8 +128,9 @@ impl People {
         }
     }
 
-    /// Notes that a connection of this person joined a room, or left one.
-    pub(super) fn note(&mut self, place: u32, member: bool, joined: bool) {
+    /// Notes that a connection of this person joined a room, or left one; true where the person
+    /// counts by it who did not before, or no longer.
+    pub(super) fn note(&mut self, place: u32, member: bool, joined: bool) -> bool {
         let person = &mut self.slab[place as usize];
         let before = person.joined > 0;
         person.joined = if joined {
@@ -123,13 +139,15 @@ impl People {
             person.joined.saturating_sub(1)
         };
         let after = person.joined > 0;
-        if !member && before != after {
+        let turned = !member && before != after;
+        if turned {
             self.in_rooms = if after {
                 self.in_rooms + 1
             } else {
                 self.in_rooms - 1
             };
         }
+        turned
     }
 
     pub(super) fn get(&self, place: u32) -> &Person {

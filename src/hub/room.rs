@@ -18,6 +18,20 @@ pub struct Occupancy {
     pub connections: u32,
     /// Distinct viewers known by a token.
     pub members: u32,
+    /// True while other nodes' numbers are missing or may be old.
+    pub partial: bool,
+}
+
+impl Occupancy {
+    /// These numbers and others, that are of other viewers.
+    pub(super) fn plus(self, others: Self) -> Self {
+        Self {
+            viewers: self.viewers.saturating_add(others.viewers),
+            connections: self.connections.saturating_add(others.connections),
+            members: self.members.saturating_add(others.members),
+            partial: self.partial || others.partial,
+        }
+    }
 }
 
 /// A room of this process: its place and which room of that place it is.
@@ -76,7 +90,11 @@ pub(super) struct Room {
     pub(super) generation: u32,
     pub(super) watchers: u32,
     unidentified: u32,
+    /// Those of the unidentified that were opened by ticket, whom other nodes know by a name.
+    ticketed: u32,
     members: u32,
+    /// What the other nodes add.
+    others: Occupancy,
     /// Identified viewers here, by their place among the people: how many connections each has.
     viewers: HashMap<u32, u32>,
     /// Connections joined, by their place. A membership knows its place in this list.
@@ -118,7 +136,9 @@ impl Room {
             generation,
             watchers: 0,
             unidentified: 0,
+            ticketed: 0,
             members: 0,
+            others: Occupancy::default(),
             viewers: HashMap::new(),
             joined: Vec::new(),
             version: 0,
@@ -139,38 +159,75 @@ impl Room {
 
     pub(super) fn occupancy(&self) -> Occupancy {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        Occupancy {
+        let own = Occupancy {
             viewers: count(self.viewers.len()).saturating_add(self.unidentified),
             connections: count(self.joined.len()),
             members: self.members,
-        }
+            partial: false,
+        };
+        own.plus(self.others)
     }
 
-    /// Puts a connection into the room and answers its place in the list.
-    pub(super) fn enter(&mut self, connection: u32, viewer: Viewer) -> u32 {
+    /// Connections of this node, and those of them that are viewers of their own and that no
+    /// other node knows by a name.
+    pub(super) fn own_part(&self) -> (u32, u32) {
+        let connections = u32::try_from(self.joined.len()).unwrap_or(u32::MAX);
+        (connections, self.unidentified - self.ticketed)
+    }
+
+    /// The identified viewers of this node, by their place among the people.
+    pub(super) fn people(&self) -> impl Iterator<Item = u32> + '_ {
+        self.viewers.keys().copied()
+    }
+
+    pub(super) fn has_ticketed(&self) -> bool {
+        self.ticketed > 0
+    }
+
+    pub(super) fn set_partial(&mut self, partial: bool) {
+        self.others.partial = partial;
+        self.version += 1;
+    }
+
+    /// Puts a connection into the room; answers its place in the list, and whether its viewer
+    /// came with it.
+    pub(super) fn enter(&mut self, connection: u32, viewer: Viewer) -> (u32, bool) {
+        let mut came = true;
         match viewer {
             Viewer::Connection => self.unidentified += 1,
+            Viewer::Ticketed => {
+                self.unidentified += 1;
+                self.ticketed += 1;
+            }
             Viewer::Person { place, member } => {
                 let tabs = self.viewers.entry(place).or_insert(0);
                 *tabs += 1;
-                if *tabs == 1 && member {
-                    self.members += 1;
-                }
+                came = *tabs == 1;
+                self.members += u32::from(came && member);
             }
         }
         self.joined.push(connection);
         self.version += 1;
-        u32::try_from(self.joined.len() - 1).unwrap_or(u32::MAX)
+        let place = u32::try_from(self.joined.len() - 1).unwrap_or(u32::MAX);
+        (place, came)
     }
 
-    /// Takes out the connection at `place`; answers the connection that stands there now.
-    pub(super) fn exit(&mut self, place: u32, viewer: Viewer) -> Option<u32> {
+    /// Takes out the connection at `place`; answers the connection that stands there now, and
+    /// whether the viewer went with it.
+    pub(super) fn exit(&mut self, place: u32, viewer: Viewer) -> (Option<u32>, bool) {
+        let mut went = true;
         match viewer {
             Viewer::Connection => self.unidentified -= 1,
+            Viewer::Ticketed => {
+                self.unidentified -= 1;
+                self.ticketed -= 1;
+            }
             Viewer::Person { place, member } => {
+                went = false;
                 if let Some(tabs) = self.viewers.get_mut(&place) {
                     *tabs -= 1;
                     if *tabs == 0 {
+                        went = true;
                         self.viewers.remove(&place);
                         self.members -= u32::from(member);
                     }
@@ -183,7 +240,7 @@ impl Room {
             self.viewers = HashMap::new();
             self.joined = Vec::new();
         }
-        self.joined.get(place as usize).copied()
+        (self.joined.get(place as usize).copied(), went)
     }
 
     /// The numbers now, as given to a stream that has just come in.
@@ -261,6 +318,8 @@ impl Room {
 pub(super) enum Viewer {
     /// As a viewer of its own.
     Connection,
+    /// The same, opened by a ticket: another node may have it open too.
+    Ticketed,
     /// As one with all connections of this person.
     Person { place: u32, member: bool },
 }
@@ -276,6 +335,10 @@ pub(super) struct Rooms {
     pub(super) occupied: u32,
     /// The highest position of a message that was in a room which is gone.
     pub(super) horizon: u64,
+    /// What the other nodes add to their rooms, those that nobody here is in among them.
+    elsewhere: HashMap<RoomId, Occupancy>,
+    /// True while other nodes' numbers are missing.
+    pub(super) partial: bool,
 }
 
 impl Rooms {
@@ -292,7 +355,8 @@ impl Rooms {
             return index;
         }
         self.generations = self.generations.wrapping_add(1);
-        let room = Room::new(name.clone(), self.generations, self.horizon);
+        let mut room = Room::new(name.clone(), self.generations, self.horizon);
+        room.others = self.elsewhere(name);
         let index = u32::try_from(self.slab.insert(room)).unwrap_or(u32::MAX);
         let hash = self.hasher.hash_one(name);
         let (slab, hasher) = (&self.slab, &self.hasher);
@@ -318,6 +382,50 @@ impl Rooms {
             self.slab = Slab::new();
             self.by_name = HashTable::new();
         }
+    }
+
+    /// What the other nodes add to a room.
+    pub(super) fn elsewhere(&self, name: &RoomId) -> Occupancy {
+        Occupancy {
+            partial: self.partial,
+            ..self.elsewhere.get(name).copied().unwrap_or_default()
+        }
+    }
+
+    /// Rooms that other nodes have somebody in, with what they add.
+    pub(super) fn all_elsewhere(&self) -> impl Iterator<Item = (&RoomId, Occupancy)> {
+        let partial = self.partial;
+        let all = self.elsewhere.iter();
+        all.map(move |(name, others)| (name, Occupancy { partial, ..*others }))
+    }
+
+    /// Sets what the other nodes add to a room; answers the room where it is here and differs.
+    pub(super) fn set_elsewhere(&mut self, name: &RoomId, others: Occupancy) -> Option<u32> {
+        if others == Occupancy::default() {
+            self.elsewhere.remove(name);
+        } else if let Some(known) = self.elsewhere.get_mut(name) {
+            *known = others;
+        } else {
+            self.elsewhere.insert(name.clone(), others);
+        }
+        let index = self.find(name)?;
+        let room = self.at(index);
+        let others = Occupancy {
+            partial: room.others.partial,
+            ..others
+        };
+        if room.others == others {
+            return None;
+        }
+        room.others = others;
+        room.version += 1;
+        Some(index)
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = RoomKey> + '_ {
+        let key =
+            |(index, room): (usize, &Room)| room.key(u32::try_from(index).unwrap_or(u32::MAX));
+        self.slab.iter().map(key)
     }
 
     pub(super) fn at(&mut self, index: u32) -> &mut Room {

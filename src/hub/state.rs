@@ -19,6 +19,7 @@ use super::{
     people::People,
     pulse::{Calendar, Due},
     room::{Beat, Rooms, Viewer},
+    sharing::Sharing,
     wakes::Wakes,
 };
 #[derive(Debug)]
@@ -31,6 +32,10 @@ pub(super) struct State {
     pub(super) calendar: Calendar,
     /// Connections without an identity that are joined to at least one room.
     pub(super) unidentified: u32,
+    /// Those of them that were opened by ticket.
+    pub(super) ticketed: u32,
+    /// What is to be told to other nodes, where there are some.
+    pub(super) sharing: Option<Box<Sharing>>,
     pub(super) turnover: Turnover,
     /// The ways to the shards, by their numbers.
     pub(super) posts: Vec<Arc<Post>>,
@@ -47,6 +52,8 @@ impl State {
             blocks: Blocks::default(),
             calendar: Calendar::default(),
             unidentified: 0,
+            ticketed: 0,
+            sharing: None,
             turnover: Turnover::default(),
             posts: Vec::new(),
             draining: false,
@@ -117,13 +124,26 @@ impl State {
             serial,
             phase: Phase::Open,
             viewer: Viewer::Connection,
+            by_ticket: entry.by_ticket,
             memberships: SmallVec::new(),
             since_ms: entry.since_ms,
             expires: entry.expires,
             grants: entry.grants.clone(),
             outlet,
         });
-        self.connections.at(index).viewer = self.people.arrive(&entry.identity, index);
+        let viewer = match self.people.arrive(&entry.identity, index) {
+            Viewer::Connection if entry.by_ticket => Viewer::Ticketed,
+            viewer => viewer,
+        };
+        self.connections.at(index).viewer = viewer;
+        let member = matches!(viewer, Viewer::Person { member: true, .. });
+        let came = (member && self.people.is_alone(viewer)).then_some(true);
+        self.note_share(None, index, came, wakes);
+        if entry.by_ticket
+            && let Some(sharing) = &mut self.sharing
+        {
+            sharing.note_opened(entry.connection);
+        }
         if let Outlet::Inbox(_) = self.connections.get(index).outlet {
             let due = Due::Task(index, serial);
             wakes.pulse |= self.calendar.add(entry.expires, due);
@@ -176,20 +196,27 @@ impl State {
         let room_index = self.rooms.obtain(name);
         let connection = self.connections.at(index);
         let viewer = connection.viewer;
-        if viewer == Viewer::Connection && connection.joined() == 0 {
-            self.unidentified += 1;
-        }
+        let first_room = connection.joined() == 0;
         let room = self.rooms.at(room_index);
         let was_empty = room.joined.is_empty();
-        let place = room.enter(index, viewer);
+        let (place, came) = room.enter(index, viewer);
         connection.memberships.push(Membership {
             room: room_index,
             place,
         });
         self.rooms.occupied += u32::from(was_empty);
         self.seat(index, room_index, true);
-        if let Viewer::Person { place, member } = viewer {
-            self.people.note(place, member, true);
+        let counts_now = match viewer {
+            Viewer::Connection | Viewer::Ticketed => {
+                self.unidentified += u32::from(first_room);
+                self.ticketed += u32::from(first_room && viewer == Viewer::Ticketed);
+                first_room
+            }
+            Viewer::Person { place, member } => self.people.note(place, member, true),
+        };
+        self.note_share(Some(room_index), index, came.then_some(true), wakes);
+        if counts_now {
+            self.note_share(None, index, Some(true), wakes);
         }
         self.touch(room_index, now, wakes);
     }
@@ -223,7 +250,7 @@ impl State {
             self.rooms.vacate(membership.room);
             return;
         }
-        let moved = room.exit(membership.place, viewer);
+        let (moved, went) = room.exit(membership.place, viewer);
         if room.joined.is_empty() {
             self.rooms.occupied -= 1;
         }
@@ -235,9 +262,17 @@ impl State {
                 }
             }
         }
-        match viewer {
-            Viewer::Connection => self.unidentified -= u32::from(last_joined),
+        let counted_until_now = match viewer {
+            Viewer::Connection | Viewer::Ticketed => {
+                self.unidentified -= u32::from(last_joined);
+                self.ticketed -= u32::from(last_joined && viewer == Viewer::Ticketed);
+                last_joined
+            }
             Viewer::Person { place, member } => self.people.note(place, member, false),
+        };
+        self.note_share(Some(membership.room), index, went.then_some(false), wakes);
+        if counted_until_now {
+            self.note_share(None, index, Some(false), wakes);
         }
         self.touch(membership.room, now, wakes);
         self.rooms.vacate(membership.room);

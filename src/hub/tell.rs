@@ -28,6 +28,13 @@ impl State {
             };
             match due {
                 Due::Room(key) => self.speak(key, encode, interval, now, wakes),
+                Due::Partial(key) => {
+                    let partial = self.rooms.partial;
+                    if let Some(room) = self.rooms.of(key) {
+                        room.set_partial(partial);
+                        self.touch(key.index, now, wakes);
+                    }
+                }
                 Due::Task(index, serial) => self.look_after(index, serial, now, wakes),
                 Due::Linger(index, serial) => {
                     let lingering = self

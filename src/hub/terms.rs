@@ -49,6 +49,8 @@ pub struct Entry {
     pub since_ms: u64,
     /// What it has had before.
     pub resume: Resume,
+    /// True where a ticket opens it that was issued before, so that it may be open on another node.
+    pub by_ticket: bool,
 }
 
 /// What a stream is told when it opens.
@@ -130,12 +132,14 @@ pub struct ConnectionInfo {
     pub rooms: RoomList,
 }
 
-/// The numbers of the whole node.
+/// The numbers of the whole service, and of this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Totals {
     /// Viewers distinct over all rooms, personal ones included; every connection, watching ones
     /// too; members.
     pub occupancy: Occupancy,
+    /// The same of this node alone.
+    pub own: Occupancy,
     /// Rooms with at least one viewer, personal ones aside.
     pub rooms: u32,
     /// Streams whose delivery has not let go of them, ended ones included.

@@ -14,6 +14,8 @@ pub(super) struct Wakes {
     pub(super) channels: SmallVec<[broadcast::Sender<()>; 2]>,
     pub(super) posts: SmallVec<[Arc<Post>; 2]>,
     pub(super) pulse: bool,
+    /// True where something is to be told to the other nodes.
+    pub(super) share: bool,
 }
 
 impl Wakes {

@@ -13,9 +13,10 @@ use std::{
 };
 
 use livecount::hub::{
-    Bounds, Change, ChangeError, ConnectionId, Cursor, Delivery, Encode, Entry, Frame, Hub,
-    Idempotency, Identity, Inbox, Kick, KickError, Occupancy, Opening, Position, Reason,
-    Registration, Resume, RoomId, RoomKey, RoomList, Tempo, Told, Turnover, UserId, ViewerName,
+    Bounds, Change, ChangeError, ConnectionId, Cursor, Delivery, Encode, Entry, Fingerprint,
+    Fingerprints, Frame, Hub, Idempotency, Identity, Inbox, Kick, KickError, MEMBER, Occupancy,
+    Opening, Position, Reason, Registration, Resume, RoomId, RoomKey, RoomList, Tempo, Told,
+    Turnover, UserId, ViewerName,
 };
 use proptest::{prelude::*, test_runner::TestCaseResult};
 use tokio::{
@@ -296,6 +297,7 @@ fn tally<'a>(connections: impl Iterator<Item = &'a Live>) -> Occupancy {
         viewers: count(viewers.len()),
         connections: number,
         members: count(members.len()),
+        partial: false,
     }
 }
 
@@ -392,8 +394,55 @@ impl Encode for Plain {
             viewers,
             connections,
             members,
+            partial: _,
         } = occupancy;
         Frame::of(format!("{room} {viewers} {connections} {members}").as_bytes())
+    }
+}
+
+/// Names that tell every viewer from every other.
+#[derive(Debug)]
+struct Names;
+
+impl Fingerprints for Names {
+    fn identity(&self, identity: &Identity) -> Option<Fingerprint> {
+        match identity {
+            Identity::Connection => None,
+            Identity::Chosen(name) => Some(fingerprint(b'v', name.as_str().as_bytes())),
+            Identity::Member(user) => Some(fingerprint(MEMBER, user.as_str().as_bytes())),
+        }
+    }
+
+    fn connection(&self, id: ConnectionId) -> Fingerprint {
+        fingerprint(b'c', &id.to_bits().to_be_bytes()[4..])
+    }
+}
+
+fn fingerprint(kind: u8, name: &[u8]) -> Fingerprint {
+    let mut bytes = [0; 13];
+    bytes[0] = kind;
+    bytes[1..=name.len()].copy_from_slice(name);
+    bytes
+}
+
+/// What another node knows of this one's part of a room, by what it was told alone.
+#[derive(Debug, Default, Clone)]
+struct Mirrored {
+    connections: u32,
+    unidentified: u32,
+    named: BTreeSet<Fingerprint>,
+}
+
+impl Mirrored {
+    fn occupancy(&self) -> Occupancy {
+        let count = |n: usize| u32::try_from(n).expect("few");
+        let members = self.named.iter().filter(|name| name[0] == MEMBER).count();
+        Occupancy {
+            viewers: self.unidentified + count(self.named.len()),
+            connections: self.connections,
+            members: count(members),
+            partial: false,
+        }
     }
 }
 
@@ -424,6 +473,8 @@ struct Model {
     moment: usize,
     /// Rooms that were never empty since somebody was told this key.
     keys: BTreeMap<RoomId, RoomKey>,
+    /// What the hub told of its rooms for other nodes; `None` is the service as a whole.
+    mirror: BTreeMap<Option<RoomId>, Mirrored>,
 }
 
 fn room(index: usize) -> RoomId {
@@ -444,8 +495,10 @@ impl Model {
             push_interval: Duration::from_millis(100),
             leave_grace: grace,
         };
+        let hub = Hub::new(Box::new(Plain), tempo);
+        hub.share(Box::new(Names));
         Self {
-            hub: Hub::new(Box::new(Plain), tempo),
+            hub,
             grace,
             serials: 0,
             live: Vec::new(),
@@ -462,7 +515,39 @@ impl Model {
                 .collect(),
             moment: 0,
             keys: BTreeMap::new(),
+            mirror: BTreeMap::new(),
         }
+    }
+
+    /// Takes what the hub has to tell other nodes, in small bites, and holds it against the list.
+    fn check_mirror(&mut self) -> TestCaseResult {
+        loop {
+            let parts = self.hub.take_parts(2, 3);
+            if parts.is_empty() {
+                break;
+            }
+            for part in parts {
+                let mirrored = self.mirror.entry(part.room).or_default();
+                mirrored.connections = part.connections;
+                mirrored.unidentified = part.unidentified;
+                for name in part.went {
+                    prop_assert!(mirrored.named.remove(&name), "went without having come");
+                }
+                for name in part.came {
+                    prop_assert!(mirrored.named.insert(name), "came twice");
+                }
+            }
+        }
+        let told = |room: Option<RoomId>| {
+            let mirrored = self.mirror.get(&room).cloned().unwrap_or_default();
+            mirrored.occupancy()
+        };
+        for index in 0..ROOMS.len() {
+            let room = room(index);
+            prop_assert_eq!(told(Some(room.clone())), self.occupancy(&room), "{}", room);
+        }
+        prop_assert_eq!(told(None), self.hub.totals().own, "the whole");
+        Ok(())
     }
 
     async fn take(&mut self, step: Step) -> TestCaseResult {
@@ -549,6 +634,14 @@ impl Model {
         }
         self.moment += 1;
         self.note_history();
+        if self.moment.is_multiple_of(16) {
+            // As to somebody who knows nothing.
+            let known = std::mem::take(&mut self.mirror);
+            self.hub.share_all(known.into_keys());
+        }
+        if self.moment.is_multiple_of(3) {
+            self.check_mirror()?;
+        }
         self.check()
     }
 
@@ -589,6 +682,7 @@ impl Model {
             expires: Instant::now() + Duration::from_secs(3_600),
             since_ms: u64::try_from(self.serials).expect("few"),
             resume,
+            by_ticket: self.serials.is_multiple_of(2),
         };
         let registration = self.hub.register(entry.clone());
         (self.serials, entry, registration)
@@ -1215,6 +1309,7 @@ impl Model {
             viewers: number(0),
             connections: number(1),
             members: number(2),
+            partial: false,
         };
         let Some(known) = stream.known.get_mut(&room) else {
             return Err(TestCaseError::fail(format!(
@@ -1381,6 +1476,7 @@ impl Model {
             viewers: tally(self.live.iter().filter(in_rooms)).viewers,
             connections: u32::try_from(self.live.len()).expect("few"),
             members: tally(self.live.iter()).members,
+            partial: false,
         };
         prop_assert_eq!(totals.occupancy, expected, "totals");
         let occupied = rooms

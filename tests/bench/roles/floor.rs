@@ -98,6 +98,7 @@ pub(crate) fn count(viewers: u32) -> Result<String> {
         viewers,
         connections: viewers,
         members: 0,
+        partial: false,
     };
     let frame = Encoder.count(&RoomId::parse("blog:42")?, occupancy);
     Ok(String::from_utf8(frame.chunk().to_vec())?)

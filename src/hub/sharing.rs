@@ -1,0 +1,346 @@
+//! What nodes share: this node's part of every room, noted as it changes until somebody takes it
+//! away, and what the other nodes add to it.
+//!
+//! The hub does not know how the parts travel. Without a cluster none of this is kept.
+
+use std::collections::{HashMap, VecDeque};
+
+use tokio::time::Instant;
+
+use super::{
+    ConnectionId, Identity, Occupancy, Reason, RoomId, block::Blocked, connection::Phase,
+    pulse::Due, room::Viewer, state::State, wakes::Wakes,
+};
+
+/// A viewer as all nodes know it: one byte that says what kind it is, then 96 bits of a keyed hash.
+pub type Fingerprint = [u8; 13];
+
+/// First byte of the fingerprint of a viewer known by a token.
+pub const MEMBER: u8 = b'm';
+
+/// Makes the fingerprints, the same on every node and nobody else's to guess.
+pub trait Fingerprints: Send + Sync {
+    /// Of a named viewer; `None` for one that is known by its connection alone.
+    fn identity(&self, identity: &Identity) -> Option<Fingerprint>;
+    /// Of a connection that was opened by a ticket and so may be opened on another node.
+    fn connection(&self, id: ConnectionId) -> Fingerprint;
+}
+
+/// This node's part of a room, and who of it came and went since the part was last taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// The room; `None` for the service as a whole.
+    pub room: Option<RoomId>,
+    /// Connections of this node.
+    pub connections: u32,
+    /// Those of them that are viewers of their own and have no fingerprint.
+    pub unidentified: u32,
+    /// Viewers who came.
+    pub came: Vec<Fingerprint>,
+    /// Viewers who went.
+    pub went: Vec<Fingerprint>,
+}
+
+#[derive(Debug, Default)]
+struct Change {
+    /// True where everybody in the room is to be said again.
+    whole: bool,
+    moves: Vec<(Fingerprint, bool)>,
+}
+
+/// What is to be told to the other nodes.
+pub(super) struct Sharing {
+    fingerprints: Box<dyn Fingerprints>,
+    changed: HashMap<Option<RoomId>, Change>,
+    /// The changed rooms, longest waiting first.
+    order: VecDeque<Option<RoomId>>,
+    /// Connections opened by ticket since they were last taken.
+    opened: Vec<ConnectionId>,
+    blocked: Vec<(Blocked, Instant)>,
+    /// What the others add to the service as a whole.
+    pub(super) service: Occupancy,
+}
+
+impl std::fmt::Debug for Sharing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Sharing({} changed)", self.order.len())
+    }
+}
+
+impl Sharing {
+    fn note(&mut self, room: Option<RoomId>, moved: Option<(Fingerprint, bool)>) {
+        let change = match self.changed.get_mut(&room) {
+            Some(change) => change,
+            None => {
+                self.order.push_back(room.clone());
+                self.changed.entry(room).or_default()
+            }
+        };
+        if !change.whole {
+            change.moves.extend(moved);
+        }
+    }
+
+    fn note_whole(&mut self, room: Option<RoomId>) {
+        self.note(room.clone(), None);
+        if let Some(change) = self.changed.get_mut(&room) {
+            change.whole = true;
+            change.moves = Vec::new();
+        }
+    }
+
+    pub(super) fn note_block(&mut self, whom: Blocked, until: Instant) {
+        self.blocked.push((whom, until));
+    }
+
+    pub(super) fn note_opened(&mut self, connection: ConnectionId) {
+        self.opened.push(connection);
+    }
+}
+
+impl State {
+    /// From now on what changes is noted for the other nodes.
+    pub(super) fn share(&mut self, fingerprints: Box<dyn Fingerprints>) {
+        self.sharing = Some(Box::new(Sharing {
+            fingerprints,
+            changed: HashMap::new(),
+            order: VecDeque::new(),
+            opened: Vec::new(),
+            blocked: Vec::new(),
+            service: Occupancy::default(),
+        }));
+    }
+
+    fn fingerprint(&self, sharing: &Sharing, connection: u32) -> Option<Fingerprint> {
+        let connection = self.connections.get(connection);
+        match connection.viewer {
+            Viewer::Connection => None,
+            Viewer::Ticketed => Some(sharing.fingerprints.connection(connection.id)),
+            Viewer::Person { place, .. } => {
+                let identity = &self.people.get(place).identity;
+                sharing.fingerprints.identity(identity)
+            }
+        }
+    }
+
+    /// Notes that a room's numbers changed by this connection, whose viewer came or went by it
+    /// where `moved` says so; `None` is the service as a whole.
+    pub(super) fn note_share(
+        &mut self,
+        room: Option<u32>,
+        connection: u32,
+        moved: Option<bool>,
+        wakes: &mut Wakes,
+    ) {
+        let Some(mut sharing) = self.sharing.take() else {
+            return;
+        };
+        let moved = moved.and_then(|came| Some((self.fingerprint(&sharing, connection)?, came)));
+        let name = room.map(|room| self.rooms.get(room).name.clone());
+        sharing.note(name, moved);
+        self.sharing = Some(sharing);
+        wakes.share = true;
+    }
+
+    /// Everything is to be told again, as to somebody who knows nothing, and that of these rooms
+    /// too where nothing is left.
+    pub(super) fn share_all(&mut self, and_these: &mut dyn Iterator<Item = Option<RoomId>>) {
+        let Some(mut sharing) = self.sharing.take() else {
+            return;
+        };
+        sharing.changed.clear();
+        sharing.order.clear();
+        sharing.note_whole(None);
+        for room in self.rooms.iter().filter(|room| !room.joined.is_empty()) {
+            sharing.note_whole(Some(room.name.clone()));
+        }
+        for room in and_these {
+            sharing.note_whole(room);
+        }
+        // Every stream that may be open elsewhere too is claimed again.
+        sharing.opened.clear();
+        let current = self.connections.current();
+        let open = current.filter(|(_, connection)| connection.phase == Phase::Open);
+        let ticketed = open.filter(|(_, connection)| connection.by_ticket);
+        sharing
+            .opened
+            .extend(ticketed.map(|(_, connection)| connection.id));
+        self.sharing = Some(sharing);
+    }
+
+    /// Takes the parts of at most `most_rooms` changed rooms, with about `most_moves` viewers; the
+    /// rest waits.
+    pub(super) fn take_parts(&mut self, most_rooms: usize, most_moves: usize) -> Vec<Part> {
+        let Some(mut sharing) = self.sharing.take() else {
+            return Vec::new();
+        };
+        let mut parts = Vec::new();
+        let mut left = most_moves;
+        while parts.len() < most_rooms && left > 0 {
+            let Some(room) = sharing.order.pop_front() else {
+                break;
+            };
+            let change = sharing.changed.remove(&room).unwrap_or_default();
+            let moves = if change.whole {
+                self.everybody(&sharing, room.as_ref())
+            } else {
+                change.moves
+            };
+            let mut net = net(moves);
+            if net.len() > left {
+                let rest = net.split_off(left);
+                sharing.order.push_front(room.clone());
+                let change = Change {
+                    whole: false,
+                    moves: rest,
+                };
+                sharing.changed.insert(room.clone(), change);
+            }
+            left -= net.len();
+            let (connections, unidentified) = self.own_part(room.as_ref());
+            let of = |came: bool| {
+                net.iter()
+                    .filter(move |m| m.1 == came)
+                    .map(|m| m.0)
+                    .collect()
+            };
+            parts.push(Part {
+                connections,
+                unidentified,
+                came: of(true),
+                went: of(false),
+                room,
+            });
+        }
+        self.sharing = Some(sharing);
+        parts
+    }
+
+    /// True where something waits to be taken.
+    pub(super) fn has_parts(&self) -> bool {
+        self.sharing.as_ref().is_some_and(|sharing| {
+            !sharing.order.is_empty() || !sharing.opened.is_empty() || !sharing.blocked.is_empty()
+        })
+    }
+
+    fn own_part(&self, room: Option<&RoomId>) -> (u32, u32) {
+        let Some(name) = room else {
+            let connections = u32::try_from(self.connections.count()).unwrap_or(u32::MAX);
+            return (connections, self.unidentified - self.ticketed);
+        };
+        let index = self.rooms.find(name);
+        index.map_or((0, 0), |index| self.rooms.get(index).own_part())
+    }
+
+    fn everybody(&self, sharing: &Sharing, room: Option<&RoomId>) -> Vec<(Fingerprint, bool)> {
+        let of = |index: u32| Some((self.fingerprint(sharing, index)?, true));
+        match room {
+            None => {
+                let people = self.people.iter().filter(|person| person.counts());
+                let named = people.filter_map(|p| sharing.fingerprints.identity(&p.identity));
+                let ticketed = self.connections.current().filter(|(_, connection)| {
+                    connection.viewer == Viewer::Ticketed && connection.joined() > 0
+                });
+                let ticketed = ticketed.filter_map(|(index, _)| of(index));
+                named
+                    .map(|fingerprint| (fingerprint, true))
+                    .chain(ticketed)
+                    .collect()
+            }
+            Some(name) => {
+                let Some(index) = self.rooms.find(name) else {
+                    return Vec::new();
+                };
+                let room = self.rooms.get(index);
+                let people = room.people().filter_map(|place| {
+                    sharing
+                        .fingerprints
+                        .identity(&self.people.get(place).identity)
+                });
+                let ticketed = room.joined.iter().copied().filter(|&index| {
+                    room.has_ticketed() && self.connections.get(index).viewer == Viewer::Ticketed
+                });
+                people
+                    .map(|fingerprint| (fingerprint, true))
+                    .chain(ticketed.filter_map(of))
+                    .collect()
+            }
+        }
+    }
+
+    /// Takes the connections opened by ticket since they were last taken, which no other node may
+    /// hold any more.
+    pub(super) fn take_opened(&mut self) -> Vec<ConnectionId> {
+        let opened = self.sharing.as_mut().map(|sharing| &mut sharing.opened);
+        opened.map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Takes the blocks made here since they were last taken.
+    pub(super) fn take_blocks(&mut self) -> Vec<(Blocked, Instant)> {
+        let blocked = self.sharing.as_mut().map(|sharing| &mut sharing.blocked);
+        blocked.map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Sets what the other nodes add to these rooms.
+    pub(super) fn set_elsewhere(
+        &mut self,
+        news: &[(Option<RoomId>, Occupancy)],
+        now: Instant,
+        wakes: &mut Wakes,
+    ) {
+        for (room, others) in news {
+            let Some(name) = room else {
+                if let Some(sharing) = &mut self.sharing {
+                    sharing.service = *others;
+                }
+                continue;
+            };
+            if let Some(index) = self.rooms.set_elsewhere(name, *others) {
+                self.touch(index, now, wakes);
+            }
+        }
+    }
+
+    /// Ends this node's stream of a connection that another node opened later.
+    pub(super) fn opened_elsewhere(&mut self, id: ConnectionId, now: Instant, wakes: &mut Wakes) {
+        let reopened = self
+            .sharing
+            .as_ref()
+            .is_some_and(|s| s.opened.contains(&id));
+        if !reopened && let Some(index) = self.connections.find(id) {
+            self.count_out(index, Reason::Replaced, now, wakes);
+        }
+    }
+
+    /// From now on numbers say whether other nodes' are missing. Rooms tell it in their own time,
+    /// the `n`th of them after `spread(n)`.
+    pub(super) fn set_partial(
+        &mut self,
+        partial: bool,
+        spread: &dyn Fn(usize) -> std::time::Duration,
+        now: Instant,
+        wakes: &mut Wakes,
+    ) {
+        if self.rooms.partial == partial {
+            return;
+        }
+        self.rooms.partial = partial;
+        let keys: Vec<_> = self.rooms.keys().collect();
+        for (n, key) in keys.into_iter().enumerate() {
+            wakes.pulse |= self.calendar.add(now + spread(n), Due::Partial(key));
+        }
+    }
+}
+
+/// Who came or went on the whole, each once.
+fn net(mut moves: Vec<(Fingerprint, bool)>) -> Vec<(Fingerprint, bool)> {
+    moves.sort_unstable_by_key(|(fingerprint, _)| *fingerprint);
+    let groups = moves.chunk_by(|a, b| a.0 == b.0);
+    groups
+        .filter_map(|group| {
+            let came = group.iter().filter(|m| m.1).count();
+            let went = group.len() - came;
+            (came != went).then(|| (group[0].0, came > went))
+        })
+        .collect()
+}
