@@ -21,12 +21,13 @@ use crate::{
     api::{
         connections,
         error::{ApiError, Code},
-        health, join, messages, pages, rooms, stream,
+        health, join, messages, pages, peers, rooms, stream,
     },
     auth::{
         ticket::{InvalidTicket, Ticket, TicketKeys},
         token::{Claims, Verifier},
     },
+    cluster::{Cluster, Membership, Tasks, store::InvalidUrl},
     config::{Config, Origins},
     delivery::shards::{Shards, Tally},
     hub::{Hub, Patterns, Tempo},
@@ -49,6 +50,7 @@ struct Shared {
     tickets: TicketKeys,
     admission: Admission,
     shards: OnceLock<Shards>,
+    cluster: OnceLock<Cluster>,
     since: SystemTime,
 }
 
@@ -150,6 +152,7 @@ impl App {
             tickets,
             admission: Admission::new(limits),
             shards: OnceLock::new(),
+            cluster: OnceLock::new(),
             since: SystemTime::now(),
             config,
         }))
@@ -220,10 +223,43 @@ impl App {
         self.config().public_url.as_ref().map(|url| url.origin())
     }
 
-    /// When the process started.
+    /// When the process started, in milliseconds of Unix time.
     #[must_use]
-    pub fn since(&self) -> SystemTime {
-        self.0.since
+    pub fn since_ms(&self) -> u64 {
+        let since = self.0.since.duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The other nodes, where there are some.
+    #[must_use]
+    pub fn cluster(&self) -> Option<&Cluster> {
+        self.0.cluster.get()
+    }
+
+    /// Takes part with other nodes, where a Redis is configured; until the tasks are dropped.
+    ///
+    /// # Errors
+    ///
+    /// When the URL is none of Redis.
+    pub async fn join_cluster(&self) -> Result<Option<Tasks>, InvalidUrl> {
+        let config = self.config();
+        let Some(url) = &config.redis_url else {
+            return Ok(None);
+        };
+        let url = std::str::from_utf8(url.expose()).map_err(|_| InvalidUrl)?;
+        let membership = Membership {
+            url,
+            prefix: &config.redis_prefix,
+            name: &config.node_name,
+            since_ms: self.since_ms(),
+        };
+        let fingerprints = Box::new(self.tickets().clone());
+        let app = self.clone();
+        let respond = Box::new(move |ask| peers::respond(&app, ask));
+        let (cluster, tasks) = Cluster::join(self.hub(), membership, fingerprints, respond).await?;
+        // A second call is harmless: there is one cluster in a process.
+        let _ = self.0.cluster.set(cluster);
+        Ok(Some(tasks))
     }
 
     /// Where a ticket's stream is opened: absolute where the public address is configured.

@@ -100,6 +100,7 @@ async fn until_stopped(config: Config) -> Result<ExitCode, Box<dyn Error>> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let shards = Shards::start(app.hub(), threads, app.config().heartbeat)?;
     app.show_shards(&shards);
+    let cluster = app.join_cluster().await?;
     let servers = listen(&app, &shards)?;
     let hub = app.hub().clone();
     let mut pulse = tokio::spawn(async move { hub.run().await });
@@ -125,6 +126,9 @@ async fn until_stopped(config: Config) -> Result<ExitCode, Box<dyn Error>> {
         }
     };
     settle(&shards).await;
+    if let (Some(cluster), Some(tasks)) = (app.cluster(), cluster) {
+        cluster.part(tasks).await;
+    }
     let left = app.hub().totals().held;
     tracing::info!(in_time, left, "stopped");
     for server in servers {

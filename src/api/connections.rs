@@ -15,9 +15,9 @@ use tokio::time::Instant;
 use super::{
     error::{ApiError, Code},
     join::{issue, kicked, ticket_too_large},
+    peers,
     request::{
-        Body, Id, JsonBody, Named, Query, RoomFields, parse, present, rooms_required,
-        too_many_rooms, whole,
+        Body, Id, JsonBody, Named, Query, RoomFields, parse, present, rooms_required, whole,
     },
 };
 use crate::{
@@ -27,9 +27,8 @@ use crate::{
         ticket::{self, Ticket},
         token::{Claims, Scope},
     },
-    hub::{
-        Bounds, Change, ChangeError, ConnectionId, ConnectionInfo, Kick, KickError, RoomId, UserId,
-    },
+    cluster::asks::Ask,
+    hub::{Change, ConnectionId, ConnectionInfo, RoomId, UserId},
 };
 
 /// How long a kick keeps its viewer out unless it says otherwise: a minute.
@@ -119,6 +118,9 @@ struct ListedWithRooms {
 struct Page {
     connections: Vec<Listed>,
     next_cursor: Option<String>,
+    /// True where a node did not answer.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    partial: bool,
 }
 
 /// Who acts on a connection: whoever holds its ticket, or a back end.
@@ -182,7 +184,7 @@ async fn change(
         room: body.room,
         rooms: body.rooms,
     };
-    apply(&app, connection, &hand, fields, change)
+    apply(&app, connection, &hand, fields, change).await
 }
 
 /// `POST /v1/connections/{connection}/leave`.
@@ -203,10 +205,10 @@ pub async fn leave(
         room: body.room,
         rooms: body.rooms,
     };
-    apply(&app, connection, &hand, fields, Change::Leave)
+    apply(&app, connection, &hand, fields, Change::Leave).await
 }
 
-fn apply(
+async fn apply(
     app: &App,
     connection: ConnectionId,
     hand: &Hand,
@@ -219,28 +221,20 @@ fn apply(
             rooms.push(room);
         }
     }
-    let most_joined = app.config().max_rooms_per_connection;
     for room in &rooms {
         hand.may(app, change, room)?;
     }
     hand.not_blocked(app)?;
-    let bounds = Bounds {
-        most_joined,
-        fits: &|info| app.tickets().fits(&next_ticket(app, info)),
+    let ask = Ask::Change {
+        connection: connection.to_bits(),
+        change: change.into(),
+        rooms: rooms.iter().map(ToString::to_string).collect(),
     };
-    let changed = app
-        .hub()
-        .change(connection, change, &rooms, bounds, Instant::now());
-    match changed {
-        Ok(info) => answer(app, &info),
-        Err(ChangeError::Unknown) => Err(unknown_connection()),
-        Err(ChangeError::TooManyRooms) => Err(too_many_rooms(most_joined)),
-        Err(ChangeError::DoNotFit) => Err(ticket_too_large()),
-    }
+    answer(app, &peers::connection(app, ask).await?)
 }
 
 /// The ticket that opens this connection's stream next time.
-fn next_ticket(app: &App, info: &ConnectionInfo) -> Ticket {
+pub(super) fn next_ticket(app: &App, info: &ConnectionInfo) -> Ticket {
     let left = info.expires.duration_since(Instant::now());
     Ticket {
         connection: info.id,
@@ -302,10 +296,10 @@ pub async fn renew(
     if let Some(remaining) = app.blocked(&ticket) {
         return Err(kicked().retry_after(remaining));
     }
-    let before = app
-        .hub()
-        .connection(connection)
-        .ok_or_else(unknown_connection)?;
+    let show = Ask::Show {
+        connection: connection.to_bits(),
+    };
+    let before = peers::connection(&app, show).await?;
     let old = Claims {
         rooms: before.grants.as_deref().cloned(),
         ..claims.clone()
@@ -319,19 +313,24 @@ pub async fn renew(
             return Err(ApiError::forbidden_room(room));
         }
     }
-    let end = app.time_left(app.ticket_end(Some(claims)));
-    let grants = claims.rooms.clone().map(Arc::new);
     let info = ConnectionInfo {
-        grants: grants.clone(),
+        grants: claims.rooms.clone().map(Arc::new),
         ..before
     };
     if !app.tickets().fits(&next_ticket(&app, &info)) {
         return Err(ticket_too_large());
     }
-    app.hub()
-        .renew(connection, Instant::now() + end, grants)
-        .ok_or_else(unknown_connection)
-        .and_then(|info| answer(&app, &info))
+    let renew = Ask::Renew {
+        connection: connection.to_bits(),
+        expires_unix: app.ticket_end(Some(claims)),
+        grants: patterns(claims),
+    };
+    answer(&app, &peers::connection(&app, renew).await?)
+}
+
+/// The bounds of a token, as another node reads them.
+fn patterns(claims: &Claims) -> Option<Vec<String>> {
+    claims.rooms.as_ref().map(|rooms| rooms.iter().collect())
 }
 
 /// `DELETE /v1/connections/{connection}` and `POST …/close`: the client's goodbye by its ticket,
@@ -349,17 +348,15 @@ pub async fn close(
     let body: CloseBody = optional(&body)?;
     match hand(&app, &headers, body.ticket.as_deref(), connection).await? {
         Hand::Client(_) => {
-            app.hub().goodbye(connection, Instant::now());
+            peers::goodbye(&app, connection).await;
         }
         Hand::BackEnd(claims) => {
-            let kick = Kick {
-                block: block(body.block.as_ref())?,
-                everywhere: claims.rooms.is_none(),
-                permitted: &|room| claims.bounds(room),
+            let kick = Ask::Kick {
+                connection: connection.to_bits(),
+                block_secs: block(body.block.as_ref())?,
+                within: patterns(&claims),
             };
-            app.hub()
-                .kick(connection, kick, Instant::now())
-                .map_err(kick_error)?;
+            peers::kick_connection(&app, kick).await?;
         }
     }
     Ok(StatusCode::NO_CONTENT)
@@ -378,14 +375,17 @@ pub async fn close_user(
 ) -> Result<StatusCode, ApiError> {
     let claims = backend.within(Scope::Manage, &RoomId::personal(&user))?;
     let body: KickBody = optional(&body)?;
-    let kick = Kick {
-        block: block(body.block.as_ref())?,
-        everywhere: claims.rooms.is_none(),
-        permitted: &|room| claims.bounds(room),
-    };
-    app.hub()
-        .kick_user(&user, kick, Instant::now())
-        .map_err(kick_error)?;
+    let block_secs = block(body.block.as_ref())?;
+    // All of them or none: nobody is thrown out before every node said that it may.
+    for only_ask in [true, false] {
+        let kick = Ask::KickUser {
+            user: user.as_str().to_owned(),
+            block_secs,
+            within: patterns(claims),
+            only_ask,
+        };
+        peers::everywhere(&app, kick).await?;
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -400,10 +400,10 @@ pub async fn show(
     Named(connection): Named<ConnectionId>,
 ) -> Result<Response, ApiError> {
     backend.with(Scope::Read)?;
-    let info = app
-        .hub()
-        .connection(connection)
-        .ok_or_else(unknown_connection)?;
+    let show = Ask::Show {
+        connection: connection.to_bits(),
+    };
+    let info = peers::connection(&app, show).await?;
     let (rooms, watching) = room_names(&info);
     let shown = ListedWithRooms {
         listed: Listed::of(&info),
@@ -424,7 +424,7 @@ pub async fn in_room(
     Named(room): Named<RoomId>,
     query: Query,
 ) -> Result<Response, ApiError> {
-    page(&app, &backend, &room, &query)
+    page(&app, &backend, &room, &query).await
 }
 
 /// `GET /v1/users/{user_id}/connections`.
@@ -438,10 +438,15 @@ pub async fn of_user(
     Named(user): Named<UserId>,
     query: Query,
 ) -> Result<Response, ApiError> {
-    page(&app, &backend, &RoomId::personal(&user), &query)
+    page(&app, &backend, &RoomId::personal(&user), &query).await
 }
 
-fn page(app: &App, backend: &Backend, room: &RoomId, query: &Query) -> Result<Response, ApiError> {
+async fn page(
+    app: &App,
+    backend: &Backend,
+    room: &RoomId,
+    query: &Query,
+) -> Result<Response, ApiError> {
     backend.with(Scope::Read)?;
     let after = query.get("cursor").map(|cursor| {
         ConnectionId::parse(cursor).map_err(|_| {
@@ -451,15 +456,15 @@ fn page(app: &App, backend: &Backend, room: &RoomId, query: &Query) -> Result<Re
             )
         })
     });
-    let (infos, more) = app
-        .hub()
-        .connections_in(room, after.transpose()?, query.limit()?);
+    let (infos, more, partial) =
+        peers::in_room(app, room, after.transpose()?, query.limit()?).await;
     let page = Page {
         next_cursor: infos
             .last()
             .filter(|_| more)
             .map(|last| last.id.to_string()),
         connections: infos.iter().map(Listed::of).collect(),
+        partial,
     };
     Ok((private(), Json(page)).into_response())
 }
@@ -480,8 +485,8 @@ impl Listed {
     }
 }
 
-/// How long a kick keeps its viewer out.
-fn block(value: Option<&serde_json::Value>) -> Result<Duration, ApiError> {
+/// How long a kick keeps its viewer out, in seconds.
+fn block(value: Option<&serde_json::Value>) -> Result<u64, ApiError> {
     let seconds = match value {
         None => Some(DEFAULT_BLOCK_SECS),
         Some(serde_json::Value::Number(number)) => {
@@ -489,7 +494,7 @@ fn block(value: Option<&serde_json::Value>) -> Result<Duration, ApiError> {
         }
         Some(_) => None,
     };
-    seconds.map(Duration::from_secs).ok_or_else(|| {
+    seconds.ok_or_else(|| {
         ApiError::new(
             Code::InvalidBlock,
             "block must be a whole number of seconds from 0 to 86400.",
@@ -577,18 +582,4 @@ impl Hand {
             Self::BackEnd(_) => Ok(()),
         }
     }
-}
-
-fn kick_error(error: KickError) -> ApiError {
-    match error {
-        KickError::Unknown => unknown_connection(),
-        KickError::Forbidden(room) => ApiError::forbidden_room(&room),
-    }
-}
-
-fn unknown_connection() -> ApiError {
-    ApiError::new(
-        Code::UnknownConnection,
-        "No open stream has this connection.",
-    )
 }

@@ -142,6 +142,8 @@ codes! {
     Overloaded = SERVICE_UNAVAILABLE "overloaded",
     /// The keys that tokens are verified with could not be fetched yet.
     KeysUnavailable = SERVICE_UNAVAILABLE "keys_unavailable",
+    /// A node that may know did not answer.
+    NodesUnavailable = SERVICE_UNAVAILABLE "nodes_unavailable",
     /// The node is going down.
     Shutdown = SERVICE_UNAVAILABLE "shutdown",
 }

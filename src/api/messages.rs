@@ -18,12 +18,15 @@ use super::{
 use crate::{
     app::App,
     auth::{Backend, token::Scope},
+    cluster::{Said, Unsaid},
     hub::{Idempotency, RoomId, UserId},
     sse,
 };
 
 /// Largest `data` of a message, as compact JSON: 64 KiB.
 const MAX_DATA: usize = 64 << 10;
+/// When to publish again where too much waits.
+const TRY_AGAIN: std::time::Duration = std::time::Duration::from_secs(2);
 /// What may stand around it in the body.
 const ENVELOPE: usize = 1 << 10;
 /// Names that the service's own events have, and those that `EventSource` keeps for itself.
@@ -55,6 +58,9 @@ pub struct MessageBody {
 struct Accepted {
     id: String,
     duplicate: bool,
+    /// True where only this node has it so far.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    partial: bool,
 }
 
 /// `POST /v1/rooms/{room}/messages`.
@@ -109,22 +115,36 @@ async fn send(
         .idempotency_key
         .map(|key| mark(key, event, &data))
         .transpose()?;
-    let encode = |id| sse::message(event, &room, &data, id);
-    let published = app
-        .hub()
-        .publish(&room, mark, encode, Instant::now())
-        .map_err(|_| {
-            ApiError::new(
-                Code::IdempotencyConflict,
-                "The idempotency key was used for another message within 5 minutes.",
-            )
-        })?;
+    let said = match app.cluster() {
+        Some(cluster) => cluster.publish(&room, event, &data, mark).await,
+        None => {
+            let encode = |id| sse::message(event, &room, &data, id);
+            let published = app.hub().publish(&room, mark, encode, Instant::now());
+            published.map(Said::alone).map_err(Unsaid::from)
+        }
+    };
+    let Said { published, partial } = said.map_err(unsaid)?;
     let accepted = Accepted {
         id: published.position.to_string(),
         duplicate: published.duplicate,
+        partial,
     };
     let no_store = [(header::CACHE_CONTROL, "no-store")];
     Ok((StatusCode::ACCEPTED, no_store, Json(accepted)).into_response())
+}
+
+fn unsaid(unsaid: Unsaid) -> ApiError {
+    match unsaid {
+        Unsaid::Conflict(_) => ApiError::new(
+            Code::IdempotencyConflict,
+            "The idempotency key was used for another message within 5 minutes.",
+        ),
+        Unsaid::Overloaded(_) => ApiError::new(
+            Code::Overloaded,
+            "Redis is away, and too many messages wait for it already.",
+        )
+        .retry_after(TRY_AGAIN),
+    }
 }
 
 /// Lets pass `[A-Za-z][A-Za-z0-9_.-]{0,63}` that means nothing else on a stream.

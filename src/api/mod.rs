@@ -9,6 +9,7 @@ pub mod health;
 pub mod join;
 pub mod messages;
 pub mod pages;
+pub mod peers;
 pub mod request;
 pub mod rooms;
 pub mod stream;

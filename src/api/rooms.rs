@@ -1,6 +1,9 @@
 //! REST for CMS back ends: the counts of one blog or many, the top rooms, the whole service.
 
-use std::convert::Infallible;
+use std::{
+    convert::Infallible,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use aws_lc_rs::digest;
 use axum::{
@@ -14,11 +17,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     error::{ApiError, Code},
+    peers,
     request::{self, BlogRoom, JsonBody, Named, Query, rooms_required},
 };
 use crate::{
     app::App,
     auth::{Backend, Reader, token::Scope},
+    cluster::store::Card,
     hub::{Occupancy, Patterns, RoomId},
     sse::Count,
 };
@@ -45,19 +50,22 @@ struct RoomsPage<'a> {
 }
 
 #[derive(Debug, Serialize)]
-struct Stats<'a> {
+struct Stats {
     viewers: u32,
     connections: u32,
     members: u32,
     rooms: u32,
-    nodes: [Node<'a>; 1],
+    nodes: Vec<Node>,
+    /// True while other nodes' numbers are missing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    partial: bool,
 }
 
 /// One running process.
 #[derive(Debug, Serialize)]
-struct Node<'a> {
-    name: &'a str,
-    connections: u32,
+struct Node {
+    name: String,
+    connections: u64,
     since: String,
     lag_ms: u64,
 }
@@ -96,7 +104,7 @@ pub async fn blog_count(
     Named(BlogRoom(room)): Named<BlogRoom>,
     known: Known,
 ) -> Result<Response, ApiError> {
-    one_count(&app, &reader, &room, &known)
+    one_count(&app, &reader, &room, &known).await
 }
 
 /// `GET /v1/rooms/{room}`.
@@ -110,17 +118,17 @@ pub async fn room_count(
     Named(room): Named<RoomId>,
     known: Known,
 ) -> Result<Response, ApiError> {
-    one_count(&app, &reader, &room, &known)
+    one_count(&app, &reader, &room, &known).await
 }
 
-fn one_count(
+async fn one_count(
     app: &App,
     reader: &Reader,
     room: &RoomId,
     known: &Known,
 ) -> Result<Response, ApiError> {
     reader.may_read(room)?;
-    let count = Count::of(room, app.hub().occupancy(room));
+    let count = Count::of(room, peers::occupancy(app, room).await);
     let public = reader.anonymous().open(room);
     cacheable(&count, public, known)
 }
@@ -136,7 +144,7 @@ pub async fn counts(
     query: Query,
     known: Known,
 ) -> Result<Response, ApiError> {
-    many_counts(&app, &reader, query.rooms()?, Some(&known))
+    many_counts(&app, &reader, query.rooms()?, Some(&known)).await
 }
 
 /// `POST /v1/counts`.
@@ -149,10 +157,10 @@ pub async fn post_counts(
     reader: Reader,
     JsonBody(body): JsonBody<CountsBody, { 256 << 10 }>,
 ) -> Result<Response, ApiError> {
-    many_counts(&app, &reader, request::names(body.rooms)?, None)
+    many_counts(&app, &reader, request::names(body.rooms)?, None).await
 }
 
-fn many_counts(
+async fn many_counts(
     app: &App,
     reader: &Reader,
     asked: Vec<RoomId>,
@@ -175,10 +183,11 @@ fn many_counts(
     for room in &rooms {
         reader.may_read(room)?;
     }
-    let count = |room| Count::of(room, app.hub().occupancy(room));
-    let counts = Counts {
-        counts: rooms.iter().map(count).collect(),
-    };
+    let mut counts = Vec::with_capacity(rooms.len());
+    for room in &rooms {
+        counts.push(Count::of(room, peers::occupancy(app, room).await));
+    }
+    let counts = Counts { counts };
     match known {
         Some(known) => {
             let public = rooms.iter().all(|room| reader.anonymous().open(room));
@@ -207,9 +216,13 @@ pub async fn list(
         .map(|cursor| order.read_cursor(cursor))
         .transpose()?;
     let personal = prefix.starts_with("user:");
-    let mut rooms = app.hub().occupied(personal, &|room| {
-        room.as_str().starts_with(prefix) && reader.can_read(room)
-    });
+    let wanted = |room: &RoomId| room.as_str().starts_with(prefix) && reader.can_read(room);
+    let mut rooms = if personal {
+        peers::personal(&app, prefix).await
+    } else {
+        app.hub().occupied(false, &wanted)
+    };
+    rooms.retain(|(room, _)| wanted(room));
     if let Some(after) = &after {
         rooms.retain(|room| order.key(room) > order.key(after));
     }
@@ -241,21 +254,46 @@ pub async fn stats(State(app): State<App>, backend: Backend) -> Result<Response,
         viewers,
         connections,
         members,
-        partial: _,
+        partial,
     } = totals.occupancy;
     let stats = Stats {
         viewers,
         connections,
         members,
         rooms: totals.rooms,
-        nodes: [Node {
-            name: &app.config().node_name,
-            connections,
-            since: humantime::format_rfc3339_millis(app.since()).to_string(),
-            lag_ms: 0,
-        }],
+        nodes: nodes(&app, u64::from(totals.own.connections)),
+        partial,
     };
     Ok(([(header::CACHE_CONTROL, "private, no-store")], Json(stats)).into_response())
+}
+
+/// The nodes that hold a lease, this one as it is now.
+fn nodes(app: &App, own: u64) -> Vec<Node> {
+    let since_ms = app.since_ms();
+    let node = |name: &str, connections, since_ms, lag_ms| Node {
+        name: name.to_owned(),
+        connections,
+        since: humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(since_ms))
+            .to_string(),
+        lag_ms,
+    };
+    let here = node(&app.config().node_name, own, since_ms, 0);
+    let Some(cluster) = app.cluster() else {
+        return vec![here];
+    };
+    let (leased, age) = cluster.nodes();
+    let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+    let is_here = |card: &Card| card.name == here.name && card.since_ms == since_ms;
+    let others = leased.iter().filter(|other| !is_here(&other.card));
+    let others = others.map(|other| {
+        let card = &other.card;
+        let lag = other.lag_ms.saturating_add(age);
+        node(&card.name, card.connections, card.since_ms, lag)
+    });
+    let mut all: Vec<Node> = others.collect();
+    all.push(here);
+    all.sort_by(|a, b| (&a.name, &a.since).cmp(&(&b.name, &b.since)));
+    all
 }
 
 fn prefix(query: &Query) -> Result<&str, ApiError> {

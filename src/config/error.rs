@@ -89,11 +89,6 @@ pub enum ConfigError {
         "LIVECOUNT_OPS_LISTEN is the address of LIVECOUNT_LISTEN; give it another port, or leave it out"
     )]
     SameAddress,
-    /// Redis is configured, and this build serves one node.
-    #[error(
-        "LIVECOUNT_REDIS_URL is set, but this build serves one node and cannot share its counts; remove the setting to start"
-    )]
-    OneNode,
 }
 
 /// What an operator should know about settings that work.

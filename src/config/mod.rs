@@ -121,14 +121,13 @@ impl Config {
     /// For a value that its setting does not accept; an unknown key or flag; a file that cannot
     /// be read or is no TOML; a setting given twice in one place; keys of two families, no key
     /// outside development, or no ticket key where nodes must share one; two listeners on one
-    /// address; a Redis, which this build does not serve.
+    /// address.
     pub fn load(
         flags: &BTreeMap<String, String>,
         environment: &BTreeMap<String, String>,
     ) -> Result<(Self, Vec<Warning>), ConfigError> {
         let mut warnings = Vec::new();
         let texts = Texts::gather(flags, environment, &mut warnings)?;
-        refuse_redis(&texts)?;
         let config = Self::read(&texts, &mut warnings)?;
         refuse_shared_address(&config)?;
         Ok((config, warnings))
@@ -254,15 +253,6 @@ impl Config {
             shown,
             source: found.map_or(Source::Default, |found| found.source),
         }
-    }
-}
-
-/// The one place that refuses many nodes; it goes when nodes can share their counts. Comes
-/// before the rules for many nodes, which would ask for settings that are of no use yet.
-fn refuse_redis(texts: &Texts) -> Result<(), ConfigError> {
-    match texts.read_optional("redis_url", values::redis_url)? {
-        Some(_) => Err(ConfigError::OneNode),
-        None => Ok(()),
     }
 }
 

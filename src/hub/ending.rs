@@ -127,6 +127,8 @@ impl State {
         now: Instant,
         wakes: &mut Wakes,
     ) -> Result<(), KickError> {
+        // A block is news for the other nodes, whoever else it concerns here.
+        wakes.share = true;
         let Some(index) = self.connections.find(id) else {
             if kick.everywhere {
                 self.block_connection(id, now + kick.block, now);
@@ -149,6 +151,7 @@ impl State {
         now: Instant,
         wakes: &mut Wakes,
     ) -> Result<(), KickError> {
+        wakes.share = true;
         self.may_kick_user(user, kick.permitted)?;
         let connections: Vec<u32> = self
             .people

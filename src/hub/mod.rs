@@ -271,6 +271,12 @@ impl Hub {
         self.step(|state, wakes| state.deliver(room, placed, encode, at, wakes));
     }
 
+    /// The highest sequence of a message so far.
+    #[must_use]
+    pub fn head(&self) -> u64 {
+        self.0.state.lock().log.head
+    }
+
     /// From now on messages are placed by the order `epoch`, of which this node knows what comes
     /// after `from`.
     pub fn follow(&self, epoch: u64, from: u64) {

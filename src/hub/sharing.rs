@@ -8,8 +8,8 @@ use std::collections::{HashMap, VecDeque};
 use tokio::time::Instant;
 
 use super::{
-    ConnectionId, Identity, Occupancy, Reason, RoomId, block::Blocked, connection::Phase,
-    pulse::Due, room::Viewer, state::State, wakes::Wakes,
+    ConnectionId, Identity, Occupancy, Reason, RoomId, block::Blocked, pulse::Due, room::Viewer,
+    state::State, wakes::Wakes,
 };
 
 /// A viewer as all nodes know it: one byte that says what kind it is, then 96 bits of a keyed hash.
@@ -157,14 +157,6 @@ impl State {
         for room in and_these {
             sharing.note_whole(room);
         }
-        // Every stream that may be open elsewhere too is claimed again.
-        sharing.opened.clear();
-        let current = self.connections.current();
-        let open = current.filter(|(_, connection)| connection.phase == Phase::Open);
-        let ticketed = open.filter(|(_, connection)| connection.by_ticket);
-        sharing
-            .opened
-            .extend(ticketed.map(|(_, connection)| connection.id));
         self.sharing = Some(sharing);
     }
 

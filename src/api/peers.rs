@@ -1,0 +1,370 @@
+//! Connections wherever they are: this node's hub is asked first, and where it has none the other
+//! nodes are.
+//!
+//! The same function answers this node's own handlers and the other nodes' questions.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    connections::next_ticket,
+    error::{ApiError, Code},
+};
+use crate::{
+    app::App,
+    cluster::asks::{self, Ask, Reply, WireChange, WireConnection},
+    hub::{
+        Bounds, Change, ChangeError, ConnectionId, ConnectionInfo, Kick, KickError, Occupancy,
+        Patterns, RoomId, UserId,
+    },
+};
+
+/// When to ask again after a node did not answer.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Answers a question about connections of this node.
+#[must_use]
+pub fn respond(app: &App, ask: Ask) -> Reply {
+    answer(app, ask).unwrap_or(Reply::Unknown)
+}
+
+/// `None` where the question makes no sense or the connection is not here.
+fn answer(app: &App, ask: Ask) -> Option<Reply> {
+    let hub = app.hub();
+    let now = Instant::now();
+    let reply = match ask {
+        Ask::Show { connection } => shown(app, &hub.connection(id(connection))?),
+        Ask::InRoom { room, after, limit } => {
+            let room = RoomId::parse(&room).ok()?;
+            let limit = usize::try_from(limit).ok()?;
+            let (infos, more) = hub.connections_in(&room, after.map(id), limit);
+            Reply::Connections(infos.iter().map(|info| wire(app, info)).collect(), more)
+        }
+        Ask::Personal { prefix } => {
+            let wanted = |room: &RoomId| room.as_str().starts_with(&prefix);
+            let rooms = hub.occupied(true, &wanted).into_iter();
+            Reply::Personal(
+                rooms
+                    .map(|(room, o)| (room.to_string(), o.connections))
+                    .collect(),
+            )
+        }
+        Ask::Change {
+            connection,
+            change,
+            rooms,
+        } => {
+            let bounds = Bounds {
+                most_joined: app.config().max_rooms_per_connection,
+                fits: &|info| app.tickets().fits(&next_ticket(app, info)),
+            };
+            let rooms = asks::rooms(&rooms)?;
+            match hub.change(id(connection), change.into(), &rooms, bounds, now) {
+                Ok(info) => shown(app, &info),
+                Err(ChangeError::Unknown) => Reply::Unknown,
+                Err(ChangeError::TooManyRooms) => Reply::TooManyRooms,
+                Err(ChangeError::DoNotFit) => Reply::DoNotFit,
+            }
+        }
+        Ask::Renew {
+            connection,
+            expires_unix,
+            grants,
+        } => {
+            let grants = match grants {
+                Some(texts) => Some(Arc::new(asks::patterns(&texts)?)),
+                None => None,
+            };
+            let end = now + app.time_left(expires_unix);
+            shown(app, &hub.renew(id(connection), end, grants)?)
+        }
+        Ask::Goodbye { connection } => {
+            hub.goodbye(id(connection), now);
+            Reply::Done
+        }
+        Ask::Kick {
+            connection,
+            block_secs,
+            within,
+        } => {
+            let within = within_patterns(within)?;
+            let may = |room: &RoomId| permitted(within.as_ref(), room);
+            kicked(hub.kick(
+                id(connection),
+                kick(block_secs, within.is_none(), &may),
+                now,
+            ))
+        }
+        Ask::KickUser {
+            user,
+            block_secs,
+            within,
+            only_ask,
+        } => {
+            let user = UserId::parse(&user).ok()?;
+            let within = within_patterns(within)?;
+            let may = |room: &RoomId| permitted(within.as_ref(), room);
+            if only_ask {
+                kicked(hub.may_kick_user(&user, &may))
+            } else {
+                kicked(hub.kick_user(&user, kick(block_secs, within.is_none(), &may), now))
+            }
+        }
+    };
+    Some(reply)
+}
+
+fn id(bits: u128) -> ConnectionId {
+    ConnectionId::from_bits(bits)
+}
+
+fn wire(app: &App, info: &ConnectionInfo) -> WireConnection {
+    let left = info.expires.duration_since(Instant::now());
+    WireConnection::of(info, app.unix_after(left))
+}
+
+fn shown(app: &App, info: &ConnectionInfo) -> Reply {
+    Reply::Connection(wire(app, info))
+}
+
+#[expect(
+    clippy::option_option,
+    reason = "no patterns are everywhere, patterns that make no sense are nothing"
+)]
+fn within_patterns(within: Option<Vec<String>>) -> Option<Option<Patterns>> {
+    match within {
+        None => Some(None),
+        Some(texts) => asks::patterns(&texts).map(Some),
+    }
+}
+
+fn permitted(within: Option<&Patterns>, room: &RoomId) -> bool {
+    within.is_none_or(|patterns| patterns.cover(room))
+}
+
+fn kick(block_secs: u64, everywhere: bool, permitted: &dyn Fn(&RoomId) -> bool) -> Kick<'_> {
+    Kick {
+        block: Duration::from_secs(block_secs),
+        everywhere,
+        permitted,
+    }
+}
+
+fn kicked(result: Result<(), KickError>) -> Reply {
+    match result {
+        Ok(()) => Reply::Done,
+        Err(KickError::Unknown) => Reply::Unknown,
+        Err(KickError::Forbidden(room)) => Reply::Forbidden(room.to_string()),
+    }
+}
+
+impl From<WireChange> for Change {
+    fn from(change: WireChange) -> Self {
+        match change {
+            WireChange::Join => Self::Join,
+            WireChange::Leave => Self::Leave,
+            WireChange::Watch => Self::Watch,
+            WireChange::Unwatch => Self::Unwatch,
+        }
+    }
+}
+
+impl From<Change> for WireChange {
+    fn from(change: Change) -> Self {
+        match change {
+            Change::Join => Self::Join,
+            Change::Leave => Self::Leave,
+            Change::Watch => Self::Watch,
+            Change::Unwatch => Self::Unwatch,
+        }
+    }
+}
+
+/// Asks whoever holds a connection: this node, else the others.
+///
+/// # Errors
+///
+/// When nobody has it: 404 where every node said so, 503 where one did not answer.
+pub(super) async fn holder(app: &App, ask: Ask) -> Result<Reply, ApiError> {
+    let here = respond(app, ask.clone());
+    let Some(cluster) = app.cluster().filter(|_| here == Reply::Unknown) else {
+        return known(here);
+    };
+    let (replies, complete) = cluster.ask(ask, |reply| *reply != Reply::Unknown).await;
+    match replies.into_iter().find(|reply| *reply != Reply::Unknown) {
+        Some(reply) => Ok(reply),
+        None if complete => known(Reply::Unknown),
+        None => Err(silent()),
+    }
+}
+
+fn known(reply: Reply) -> Result<Reply, ApiError> {
+    match reply {
+        Reply::Unknown => Err(ApiError::new(
+            Code::UnknownConnection,
+            "No open stream has this connection.",
+        )),
+        reply => Ok(reply),
+    }
+}
+
+fn silent() -> ApiError {
+    ApiError::new(
+        Code::NodesUnavailable,
+        "Not every node answered, and none of those that did has this connection.",
+    )
+    .retry_after(ASK_AGAIN)
+}
+
+/// Asks whoever holds a connection for it, as it is after the question.
+///
+/// # Errors
+///
+/// As [`holder`]'s, and as the holder says.
+pub(super) async fn connection(app: &App, ask: Ask) -> Result<ConnectionInfo, ApiError> {
+    match holder(app, ask).await? {
+        Reply::Connection(wire) => wire
+            .read(|unix| Instant::now() + app.time_left(unix))
+            .ok_or_else(silent),
+        Reply::TooManyRooms => Err(super::request::too_many_rooms(
+            app.config().max_rooms_per_connection,
+        )),
+        Reply::DoNotFit => Err(super::join::ticket_too_large()),
+        Reply::Unknown
+        | Reply::Done
+        | Reply::Connections(..)
+        | Reply::Personal(_)
+        | Reply::Forbidden(_) => Err(silent()),
+    }
+}
+
+/// Kicks wherever it is; done where it was.
+///
+/// # Errors
+///
+/// As [`holder`]'s, and where it is in a room that is not permitted.
+pub(super) async fn kick_connection(app: &App, ask: Ask) -> Result<(), ApiError> {
+    refused(&holder(app, ask).await?)
+}
+
+/// Has every node do something, or say whether it may be done: this one first.
+///
+/// # Errors
+///
+/// Where one of them finds a room that is not permitted.
+pub(super) async fn everywhere(app: &App, ask: Ask) -> Result<(), ApiError> {
+    refused(&respond(app, ask.clone()))?;
+    if let Some(cluster) = app.cluster() {
+        let (replies, _) = cluster
+            .ask(ask, |reply| matches!(reply, Reply::Forbidden(_)))
+            .await;
+        replies.iter().try_for_each(refused)?;
+    }
+    Ok(())
+}
+
+fn refused(reply: &Reply) -> Result<(), ApiError> {
+    match reply {
+        // A name that is none comes from a node that is none.
+        Reply::Forbidden(room) => match RoomId::parse(room) {
+            Ok(room) => Err(ApiError::forbidden_room(&room)),
+            Err(_) => Err(silent()),
+        },
+        _ => Ok(()),
+    }
+}
+
+/// Says goodbye for a connection, wherever it is; whether it is there is nobody's business.
+pub(super) async fn goodbye(app: &App, connection: ConnectionId) {
+    let here = app.hub().connection(connection).is_some();
+    let ask = Ask::Goodbye {
+        connection: connection.to_bits(),
+    };
+    app.hub().goodbye(connection, Instant::now());
+    if let Some(cluster) = app.cluster().filter(|_| !here) {
+        cluster.ask(ask, |_| false).await;
+    }
+}
+
+/// Connections in a room on all nodes, by id, those after one, at most `limit`; whether more
+/// follow, and whether a node did not answer.
+pub(super) async fn in_room(
+    app: &App,
+    room: &RoomId,
+    after: Option<ConnectionId>,
+    limit: usize,
+) -> (Vec<ConnectionInfo>, bool, bool) {
+    let (mut infos, mut more) = app.hub().connections_in(room, after, limit);
+    let Some(cluster) = app.cluster() else {
+        return (infos, more, false);
+    };
+    let ask = Ask::InRoom {
+        room: room.to_string(),
+        after: after.map(ConnectionId::to_bits),
+        limit: u32::try_from(limit).unwrap_or(u32::MAX),
+    };
+    let (replies, complete) = cluster.ask(ask, |_| false).await;
+    for reply in replies {
+        if let Reply::Connections(list, others) = reply {
+            more |= others;
+            let end = |unix| Instant::now() + app.time_left(unix);
+            infos.extend(list.iter().filter_map(|wire| wire.read(end)));
+        }
+    }
+    infos.sort_unstable_by_key(|info| info.id);
+    // One that is just moving from node to node is on both.
+    infos.dedup_by_key(|info| info.id);
+    more |= infos.len() > limit;
+    infos.truncate(limit);
+    (infos, more, !complete)
+}
+
+/// Personal rooms whose name begins so, with their numbers over all nodes.
+pub(super) async fn personal(app: &App, prefix: &str) -> Vec<(RoomId, Occupancy)> {
+    let mut rooms: std::collections::HashMap<RoomId, u32> = app
+        .hub()
+        .occupied(true, &|room| room.as_str().starts_with(prefix))
+        .into_iter()
+        .map(|(room, occupancy)| (room, occupancy.connections))
+        .collect();
+    let mut partial = false;
+    if let Some(cluster) = app.cluster() {
+        let prefix = prefix.to_owned();
+        let (replies, complete) = cluster.ask(Ask::Personal { prefix }, |_| false).await;
+        partial = !complete;
+        for reply in replies {
+            let Reply::Personal(list) = reply else {
+                continue;
+            };
+            for (name, connections) in list {
+                if let Ok(room) = RoomId::parse(&name) {
+                    *rooms.entry(room).or_default() += connections;
+                }
+            }
+        }
+    }
+    rooms
+        .into_iter()
+        .map(|(room, connections)| {
+            let one = u32::from(connections > 0);
+            let occupancy = Occupancy {
+                viewers: one,
+                connections,
+                members: one,
+                partial,
+            };
+            (room, occupancy)
+        })
+        .collect()
+}
+
+/// A room's numbers: the hub knows them, but for personal rooms of several nodes.
+pub(super) async fn occupancy(app: &App, room: &RoomId) -> Occupancy {
+    if app.cluster().is_none() || !room.is_personal() {
+        return app.hub().occupancy(room);
+    }
+    let found = personal(app, room.as_str()).await;
+    let own = found.into_iter().find(|(name, _)| name == room);
+    own.map(|(_, occupancy)| occupancy).unwrap_or_default()
+}

@@ -1,0 +1,119 @@
+//! Questions to the other nodes, and what becomes of the answers.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{
+    Cluster, Respond, Shared,
+    asks::{Ask, Envelope, Reply},
+    store::{Channel, Incarnation},
+};
+
+/// How long the others have to answer.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+impl Cluster {
+    /// Asks all other nodes; answers what they said, and whether all of them said something. Ends
+    /// at the first answer that `enough` is content with.
+    pub async fn ask(&self, ask: Ask, enough: fn(&Reply) -> bool) -> (Vec<Reply>, bool) {
+        let shared = &self.0;
+        let others = shared.nodes.lock().0.len().saturating_sub(1);
+        let complete = !self.is_partial();
+        if others == 0 {
+            return (Vec::new(), complete);
+        }
+        let id = shared.questions.fetch_add(1, Ordering::Relaxed);
+        let (answered, mut answers) = mpsc::unbounded_channel();
+        shared.asked.lock().insert(id, answered);
+        let _forget = Forget(shared, id);
+        let envelope = Envelope::Ask {
+            from: shared.process.bits(),
+            id,
+            ask,
+        };
+        if shared
+            .mail
+            .send((Channel::Everybody, envelope.write()))
+            .is_err()
+        {
+            return (Vec::new(), false);
+        }
+        let deadline = Instant::now() + PATIENCE;
+        let (mut replies, mut heard) = (Vec::new(), HashSet::new());
+        while heard.len() < others {
+            let next = tokio::time::timeout_at(deadline, answers.recv()).await;
+            let Ok(Some((from, reply))) = next else {
+                return (replies, false);
+            };
+            // One that answers twice was asked twice on the way.
+            if heard.insert(from) {
+                let content = enough(&reply);
+                replies.push(reply);
+                if content {
+                    return (replies, true);
+                }
+            }
+        }
+        (replies, complete)
+    }
+}
+
+/// Takes a question off the list when nobody waits any more.
+struct Forget<'a>(&'a Shared, u64);
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.0.asked.lock().remove(&self.1);
+    }
+}
+
+impl Shared {
+    /// Answers a question, or hands an answer to whoever asked.
+    pub(super) fn received(&self, envelope: Envelope, respond: &Respond) {
+        match envelope {
+            Envelope::Ask { from, id, ask } => {
+                let Some(from) = Incarnation::from_bits(from) else {
+                    return;
+                };
+                if from == self.process {
+                    return;
+                }
+                let answer = Envelope::Answer {
+                    from: self.process.bits(),
+                    id,
+                    reply: respond(ask),
+                };
+                // The error says that the process ends.
+                let _ = self.mail.send((Channel::Node(from), answer.write()));
+            }
+            Envelope::Answer { from, id, reply } => {
+                let asked = self.asked.lock();
+                if let (Some(answered), Some(from)) = (asked.get(&id), Incarnation::from_bits(from))
+                {
+                    // The error says that nobody waits any more.
+                    let _ = answered.send((from, reply));
+                }
+            }
+        }
+    }
+
+    /// Sends questions and answers on their way; one that fails is for nobody by the time that
+    /// Redis is back.
+    pub(super) async fn post(
+        self: Arc<Self>,
+        mut mail: mpsc::UnboundedReceiver<(Channel, Vec<u8>)>,
+    ) {
+        let mut lane = self.redis.lane();
+        while let Some((channel, bytes)) = mail.recv().await {
+            let sent = tokio::time::timeout(PATIENCE, lane.send(channel, &bytes)).await;
+            if let Ok(sent) = sent {
+                let _ = self.called("send", sent);
+            }
+        }
+    }
+}

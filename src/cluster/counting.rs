@@ -1,0 +1,373 @@
+//! The numbers' way out and back: batches, the lease, totals read again, lapsed nodes reaped.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{
+    Shared, pause,
+    store::{Batch, Card, Flushed, Incarnation, Lane, Leased},
+    view::{Frozen, Place},
+};
+use crate::hub::RoomId;
+
+/// Shortest time between two batches.
+const FLUSH: Duration = Duration::from_millis(50);
+/// Time between two renewals of the lease.
+const RENEW: Duration = Duration::from_millis(500);
+/// Longest time between two tries.
+const RETRY: Duration = Duration::from_millis(300);
+/// Most rooms in a batch.
+const ROOMS: usize = 500;
+/// Most identities in a batch.
+const MOVES: usize = 2_000;
+/// Most claims in a batch.
+const CLAIMS: usize = 1_000;
+/// Rooms in one page of totals.
+const PAGE: usize = 500;
+/// Bookings taken off a lapsed node in one script.
+const REAP: u32 = 500;
+/// A change of whether numbers are partial is told to the rooms within this time.
+const SPREAD_MS: u64 = 2_000;
+
+impl Shared {
+    fn card(&self, synced: bool) -> Card {
+        Card {
+            name: self.name.clone(),
+            since_ms: self.since_ms,
+            connections: u64::from(self.hub.totals().own.connections),
+            synced,
+        }
+    }
+
+    /// Tells the others this node's part of every room that changes, for ever.
+    pub(super) async fn tell(self: Arc<Self>) {
+        let mut lane = self.redis.lane();
+        let mut frozen = None;
+        let mut announce_at = None;
+        loop {
+            let waiting = {
+                let view = self.view.lock();
+                view.resync || view.telling || view.has_claims()
+            };
+            if !waiting && frozen.is_none() && !self.hub.has_parts() && announce_at.is_none() {
+                tokio::select! {
+                    () = self.hub.shared() => {}
+                    () = self.retell.notified() => {}
+                }
+            }
+            let begun = Instant::now();
+            let told = self
+                .tell_once(&mut lane, &mut frozen, &mut announce_at)
+                .await;
+            if told.is_none() {
+                pause(RETRY).await;
+                continue;
+            }
+            let pace = async {
+                if !self.view.lock().telling {
+                    tokio::time::sleep_until(begun + FLUSH).await;
+                }
+            };
+            let announce = announce_at.unwrap_or(begun + FLUSH);
+            tokio::select! {
+                () = pace => {}
+                () = tokio::time::sleep_until(announce) => {}
+            }
+            if announce_at.is_some_and(|at| at <= Instant::now()) {
+                self.announce(&mut lane, &mut announce_at).await;
+                tokio::time::sleep_until(begun + FLUSH).await;
+            }
+        }
+    }
+
+    async fn announce(&self, lane: &mut Lane, announce_at: &mut Option<Instant>) {
+        let stamp = self.view.lock().stamp();
+        // One that fails is made up for by the next lease or batch of any node.
+        let answer = self.called("announce", lane.announce(stamp).await);
+        let wait = answer.and_then(|answer| self.done(answer)).flatten();
+        *announce_at = wait.map(|wait| Instant::now() + wait);
+    }
+
+    /// Sends one batch, the one before again where it was not acknowledged. `None` where Redis
+    /// did not take it.
+    async fn tell_once(
+        &self,
+        lane: &mut Lane,
+        frozen: &mut Option<Frozen>,
+        announce_at: &mut Option<Instant>,
+    ) -> Option<()> {
+        if self.view.lock().epoch().is_none() {
+            let (epoch, version) = self.called("connect", lane.connect().await)?;
+            self.turn(epoch, version);
+        }
+        if self.view.lock().resync {
+            *frozen = None;
+            self.begin(lane).await?;
+        }
+        let batch = match frozen.take() {
+            Some(batch) => batch,
+            None => self.freeze(),
+        };
+        let batch = frozen.insert(batch);
+        if batch.rooms.is_empty() && batch.claims.is_empty() && !batch.done {
+            self.view.lock().unused(batch);
+            *frozen = None;
+            return self.send_blocks(lane).await;
+        }
+        let claims: Vec<[u8; 16]> = batch
+            .claims
+            .iter()
+            .map(|id| id.to_bits().to_be_bytes())
+            .collect();
+        let (stamp, me, older) = {
+            let view = self.view.lock();
+            (view.stamp(), view.me, view.older)
+        };
+        let sent = Batch {
+            incarnation: me,
+            older,
+            number: batch.number,
+            rooms: &batch.rooms,
+            claims: &claims,
+            done: batch.done,
+        };
+        let answer = self.called("flush", lane.flush(stamp, &sent).await)?;
+        match self.done(answer) {
+            Some(Flushed::Applied {
+                claims_from,
+                announce_in,
+            }) => {
+                let mut view = self.view.lock();
+                view.acknowledged(batch, claims_from);
+                if view.reload {
+                    self.reread.notify_one();
+                }
+                *announce_at = announce_in.map(|wait| Instant::now() + wait);
+            }
+            Some(Flushed::Resync) => {
+                tracing::warn!("this node's lease or a batch was lost: telling all numbers anew");
+                self.view.lock().resync = true;
+            }
+            // Another epoch is in force, and the view has turned to it.
+            None => {}
+        }
+        *frozen = None;
+        self.send_blocks(lane).await
+    }
+
+    fn freeze(&self) -> Frozen {
+        let mut view = self.view.lock();
+        view.opened(self.hub.take_opened());
+        let parts = self.hub.take_parts(ROOMS, MOVES);
+        self.blocks.lock().extend(self.hub.take_blocks());
+        let done = !self.hub.has_parts();
+        view.freeze(parts, CLAIMS, done)
+    }
+
+    /// Takes a fresh incarnation, under which everything is told again.
+    async fn begin(&self, lane: &mut Lane) -> Option<()> {
+        let me = Incarnation::random();
+        let (stamp, older) = {
+            let view = self.view.lock();
+            (view.stamp(), view.predecessor())
+        };
+        let card = self.card(false);
+        let answer = lane.lease(stamp, me, older, &card, true).await;
+        let answer = self.called("lease", answer)?;
+        self.done(answer)?;
+        self.resyncs
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let mut view = self.view.lock();
+        if view.stamp().epoch != stamp.epoch {
+            return None;
+        }
+        let places = view.begin(me);
+        self.hub.share_all(places);
+        Some(())
+    }
+
+    /// Keeps the lease, whatever else is held up.
+    pub(super) async fn lease(self: Arc<Self>) {
+        let mut lane = self.redis.lane();
+        let mut ticks = tokio::time::interval(RENEW);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let (stamp, me, older, telling, resync) = {
+                let view = self.view.lock();
+                (view.stamp(), view.me, view.older, view.telling, view.resync)
+            };
+            if stamp.epoch.is_none() {
+                continue;
+            }
+            let card = self.card(!telling);
+            let answer = lane.lease(stamp, me, older, &card, false).await;
+            let Some(leased) = self
+                .called("lease", answer)
+                .and_then(|answer| self.done(answer))
+            else {
+                continue;
+            };
+            self.leased(leased, me, resync);
+        }
+    }
+
+    fn leased(&self, leased: Leased, me: Incarnation, resync: bool) {
+        let now = Instant::now();
+        for incarnation in leased.lapsed {
+            // The error says that the process ends.
+            let _ = self.lapsed.send(incarnation);
+        }
+        // A node that resyncs is there twice, and counts as the newer one of the two.
+        let mut nodes = leased.nodes;
+        nodes.sort_by(|a, b| {
+            let of = |node: &super::store::Node| (node.card.name.clone(), node.card.since_ms);
+            of(a).cmp(&of(b)).then(a.lag_ms.cmp(&b.lag_ms))
+        });
+        let mut view = self.view.lock();
+        let older = view.older;
+        nodes.retain(|node| Some(node.incarnation) != older);
+        let synced = nodes.iter().filter(|node| node.card.synced).count();
+        view.nodes(nodes.len(), synced, leased.version, now);
+        if !leased.held && view.me == me && !resync {
+            tracing::warn!("this node's lease lapsed: telling all numbers anew");
+            view.resync = true;
+            self.retell.notify_one();
+        }
+        if view.reload {
+            self.reread.notify_one();
+        }
+        drop(view);
+        *self.nodes.lock() = (nodes, Some(now));
+    }
+
+    /// Reads all totals and claims whenever some may have been missed.
+    pub(super) async fn reread(self: Arc<Self>) {
+        let mut lane = self.redis.lane();
+        loop {
+            let due = {
+                let view = self.view.lock();
+                view.reload && view.epoch().is_some()
+            };
+            if !due {
+                self.reread.notified().await;
+                continue;
+            }
+            self.view.lock().reload = false;
+            if self.read_totals(&mut lane).await.is_none() {
+                self.view.lock().reload = true;
+                pause(RETRY).await;
+            }
+        }
+    }
+
+    async fn read_totals(&self, lane: &mut Lane) -> Option<()> {
+        let mut cursor = 0;
+        let mut first = None;
+        let mut seen: HashSet<Place> = HashSet::new();
+        loop {
+            let (stamp, me) = {
+                let view = self.view.lock();
+                (view.stamp(), view.me)
+            };
+            let answer = lane.totals(stamp, me, cursor, PAGE).await;
+            let page = self.done(self.called("totals", answer)?)?;
+            let mut view = self.view.lock();
+            if view.epoch() != stamp.epoch || view.me != me {
+                return None;
+            }
+            let (version, applied) = *first.get_or_insert((page.version, page.applied));
+            seen.extend(page.rooms.iter().map(|(name, _)| RoomId::parse(name).ok()));
+            let news = view.read(&page.rooms, page.version, page.applied);
+            self.hub.set_elsewhere(&news, Instant::now());
+            cursor = page.cursor;
+            if cursor == 0 {
+                let news = view.read_all(version, applied, &seen);
+                self.hub.set_elsewhere(&news, Instant::now());
+                break;
+            }
+        }
+        self.read_claims(lane).await?;
+        self.read_blocks(lane).await
+    }
+
+    async fn read_claims(&self, lane: &mut Lane) -> Option<()> {
+        loop {
+            let (stamp, after) = {
+                let view = self.view.lock();
+                (view.stamp(), view.claims_seen)
+            };
+            let answer = lane.claims_after(stamp, after, CLAIMS).await;
+            let claims = self.done(self.called("claims", answer)?)?;
+            if claims.is_empty() {
+                return Some(());
+            }
+            self.take_in(&claims);
+        }
+    }
+
+    /// Ends the streams of connections that another node holds now.
+    fn take_in(&self, claims: &[super::store::Claim]) {
+        let mut view = self.view.lock();
+        let lost = view.claimed(claims);
+        for connection in lost {
+            self.hub.opened_elsewhere(connection, Instant::now());
+        }
+    }
+
+    /// Takes the numbers of nodes whose lease lapsed off the totals, in small steps, beside
+    /// whoever else was told.
+    pub(super) async fn reap(self: Arc<Self>, mut lapsed: mpsc::UnboundedReceiver<Incarnation>) {
+        let mut lane = self.redis.lane();
+        while let Some(incarnation) = lapsed.recv().await {
+            pause(Duration::from_millis(100)).await;
+            loop {
+                let stamp = self.view.lock().stamp();
+                let answer = lane.reap(stamp, incarnation, REAP).await;
+                let more = self
+                    .called("reap", answer)
+                    .and_then(|answer| self.done(answer));
+                if more.is_some() {
+                    let answer = lane.announce(stamp).await;
+                    let _ = self.called("announce", answer);
+                }
+                if more != Some(true) {
+                    break;
+                }
+            }
+            // Told several times of one, it is done once.
+            while let Ok(other) = lapsed.try_recv() {
+                if other != incarnation {
+                    let _ = self.lapsed.send(other);
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Tells the hub when others' numbers go missing or are back, and lets go of held ones.
+    pub(super) async fn watch_over(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(Duration::from_millis(100));
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut shown = true;
+        loop {
+            ticks.tick().await;
+            let now = Instant::now();
+            let mut view = self.view.lock();
+            if view.is_holding() {
+                let synced = view.synced;
+                let news = view.let_go(synced, now);
+                self.hub.set_elsewhere(&news, now);
+            }
+            let partial = view.is_partial(now);
+            drop(view);
+            if partial != shown {
+                shown = partial;
+                tracing::info!(partial, "other nodes' numbers");
+                let spread = |_| Duration::from_millis(rand::random_range(0..SPREAD_MS));
+                self.hub.set_partial(partial, &spread, now);
+            }
+        }
+    }
+}

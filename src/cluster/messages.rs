@@ -1,0 +1,358 @@
+//! Messages: one order for all nodes, the log in Redis. Each node reads it from end to end and
+//! delivers to its own streams.
+//!
+//! While Redis is away a node delivers what is published to it to its own streams, and appends it
+//! to the log later, where it recognises it and does not deliver it again.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{sync::Notify, time::Instant};
+
+use super::{
+    Cluster, Shared, pause,
+    store::{Answer, Epoch, Lane, LogEntry, Publication, Published as Ordered},
+};
+use crate::{
+    hub::{Conflict, Idempotency, Position, Published, RoomId},
+    sse,
+};
+
+/// Longest wait of one read for a new message.
+const BLOCK: Duration = Duration::from_secs(1);
+/// Messages in one read.
+const PAGE: usize = 200;
+/// Longest time between two tries.
+const RETRY: Duration = Duration::from_millis(300);
+/// Most messages that wait for Redis to come back.
+const QUEUED: usize = 1_000;
+/// Most bytes of them.
+const QUEUED_BYTES: usize = 4 << 20;
+/// Own messages heard from the log that are remembered, for a publication whose reply was lost.
+const HEARD: usize = 4_096;
+/// A position holds milliseconds of Unix time above so many bits.
+const SEQUENCE_BITS: u32 = 20;
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Said {
+    /// Where it stands.
+    pub published: Published,
+    /// True where so far only this node has it.
+    pub partial: bool,
+}
+
+impl Said {
+    /// What became of a message where there is one node.
+    #[must_use]
+    pub fn alone(published: Published) -> Self {
+        Self {
+            published,
+            partial: false,
+        }
+    }
+}
+
+/// Why a message was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unsaid {
+    /// The idempotency key was used for something else.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    /// Redis is away and too much waits for it already.
+    #[error(transparent)]
+    Overloaded(#[from] Overloaded),
+}
+
+/// Redis is away and too much waits for it already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too many messages wait for Redis to come back")]
+pub struct Overloaded;
+
+/// One message on its way to the log.
+#[derive(Debug, Clone)]
+struct Outgoing {
+    room: RoomId,
+    event: String,
+    data: String,
+    once: String,
+    digest: [u8; 32],
+    number: u64,
+}
+
+/// What this node publishes.
+#[derive(Default)]
+pub(super) struct Outbox {
+    own: Mutex<Own>,
+    /// One call at a time; taken for a call to Redis.
+    lane: tokio::sync::Mutex<Option<Lane>>,
+    queued: Notify,
+}
+
+/// Own messages: what the log brings back of them must not be delivered twice.
+#[derive(Default)]
+struct Own {
+    numbers: u64,
+    /// Delivered here already, not yet heard from the log.
+    delivered: HashSet<u64>,
+    /// Heard from the log, newest last.
+    heard: VecDeque<(u64, Position)>,
+    /// To be appended when Redis is back, oldest first.
+    queue: VecDeque<Outgoing>,
+    bytes: usize,
+}
+
+impl Cluster {
+    /// Publishes to everybody in a room on every node; `data` is one line of JSON. Answers once
+    /// the message has its place in the order, or, with Redis away, once this node has it.
+    ///
+    /// # Errors
+    ///
+    /// When the idempotency key was used for another message, or too much waits for Redis.
+    pub async fn publish(
+        &self,
+        room: &RoomId,
+        event: &str,
+        data: &str,
+        mark: Option<Idempotency>,
+    ) -> Result<Said, Unsaid> {
+        let shared = &self.0;
+        let number = {
+            let mut own = shared.outbox.own.lock();
+            own.numbers += 1;
+            own.numbers
+        };
+        let message = Outgoing {
+            room: room.clone(),
+            event: event.to_owned(),
+            data: data.to_owned(),
+            once: match &mark {
+                Some(mark) => format!("key:{}", mark.key),
+                // A call whose reply was lost is made again, and must be known again.
+                None => format!("from:{}:{number}", shared.process),
+            },
+            digest: mark.as_ref().map_or([0; 32], |mark| mark.digest),
+            number,
+        };
+        let waits = !shared.outbox.own.lock().queue.is_empty();
+        let near = shared.view.lock().is_near(Instant::now());
+        if near && !waits {
+            let mut lane = shared.outbox.lane.lock().await;
+            let lane = lane.get_or_insert_with(|| shared.redis.lane());
+            for _ in 0..2 {
+                if let Some((epoch, ordered)) = shared.append(lane, &message).await {
+                    return match ordered {
+                        Ordered::Ordered {
+                            position,
+                            duplicate,
+                        } => Ok(Said {
+                            published: Published {
+                                position: Position {
+                                    epoch: epoch.bits(),
+                                    sequence: position,
+                                },
+                                duplicate,
+                            },
+                            partial: false,
+                        }),
+                        Ordered::Conflict => Err(Conflict.into()),
+                    };
+                }
+                if !shared.view.lock().is_near(Instant::now()) {
+                    break;
+                }
+            }
+        }
+        shared.say_here(message, mark)
+    }
+}
+
+impl Shared {
+    /// Appends a message to the log, once however often it is tried.
+    async fn append(&self, lane: &mut Lane, message: &Outgoing) -> Option<(Epoch, Ordered)> {
+        let origin = format!("{}:{}", self.process, message.number);
+        for _ in 0..2 {
+            let stamp = self.view.lock().stamp();
+            let epoch = stamp.epoch?;
+            let publication = Publication {
+                room: message.room.as_str(),
+                event: &message.event,
+                data: message.data.as_bytes(),
+                once: &message.once,
+                digest: message.digest,
+                floor: self.hub.head(),
+                origin: &origin,
+            };
+            let answer = lane.publish(stamp, &publication).await;
+            match self.called("publish", answer)? {
+                Answer::Done(ordered) => return Some((epoch, ordered)),
+                Answer::Epoch { epoch, version } => self.turn(epoch, version),
+            }
+        }
+        None
+    }
+
+    /// Delivers a message to this node's own streams and keeps it for the log.
+    fn say_here(&self, message: Outgoing, mark: Option<Idempotency>) -> Result<Said, Unsaid> {
+        let mut own = self.outbox.own.lock();
+        let heard = own.heard.iter().find(|(n, _)| *n == message.number);
+        if let Some((_, position)) = heard {
+            // The call was done after all, and only its reply was lost.
+            return Ok(Said {
+                published: Published {
+                    position: *position,
+                    duplicate: false,
+                },
+                partial: false,
+            });
+        }
+        let bytes = message.data.len();
+        if own.queue.len() >= QUEUED || own.bytes + bytes > QUEUED_BYTES {
+            return Err(Overloaded.into());
+        }
+        let encode = |id| sse::message(&message.event, &message.room, &message.data, id);
+        let now = Instant::now();
+        let published = self.hub.publish(&message.room, mark, encode, now)?;
+        if !published.duplicate {
+            own.delivered.insert(message.number);
+            own.bytes += bytes;
+            own.queue.push_back(message);
+            self.outbox.queued.notify_one();
+        }
+        Ok(Said {
+            published,
+            partial: true,
+        })
+    }
+
+    /// Appends what waited for Redis, in its order, for ever.
+    pub(super) async fn append_later(self: Arc<Self>) {
+        loop {
+            let next = self.outbox.own.lock().queue.front().cloned();
+            let Some(message) = next else {
+                self.outbox.queued.notified().await;
+                continue;
+            };
+            let appended = {
+                let mut lane = self.outbox.lane.lock().await;
+                let lane = lane.get_or_insert_with(|| self.redis.lane());
+                self.append(lane, &message).await
+            };
+            match appended {
+                None => {
+                    pause(RETRY).await;
+                    continue;
+                }
+                Some((_, Ordered::Ordered { duplicate, .. })) if duplicate => {
+                    tracing::debug!(room = %message.room, "a message was in the log already");
+                }
+                Some((_, Ordered::Ordered { .. })) => {}
+                Some((_, Ordered::Conflict)) => {
+                    tracing::warn!(room = %message.room, "while Redis was away an idempotency key was used for two messages");
+                }
+            }
+            let mut own = self.outbox.own.lock();
+            if let Some(message) = own.queue.pop_front() {
+                own.bytes -= message.data.len();
+            }
+        }
+    }
+
+    /// Reads the log and delivers what it says, for ever.
+    pub(super) async fn follow_log(self: Arc<Self>) {
+        let mut lane = self.redis.lane();
+        let mut following: Option<(Epoch, u64)> = None;
+        loop {
+            let turned = self.turned.notified();
+            let Some(epoch) = self.view.lock().epoch() else {
+                let _ = tokio::time::timeout(RETRY, turned).await;
+                continue;
+            };
+            let after = match following {
+                Some((of, after)) if of == epoch => after,
+                _ => match self.begin_log(&mut lane, epoch).await {
+                    Some(after) => after,
+                    None => {
+                        pause(RETRY).await;
+                        continue;
+                    }
+                },
+            };
+            following = Some((epoch, after));
+            let page = lane.read_log(epoch, after, PAGE, BLOCK).await;
+            let Some(page) = self.called("read_log", page) else {
+                pause(RETRY).await;
+                continue;
+            };
+            for entry in page.entries {
+                self.heard(epoch, entry);
+            }
+            following = Some((epoch, page.upto));
+        }
+    }
+
+    /// Where the log of an epoch begins, as far as it is kept.
+    async fn begin_log(&self, lane: &mut Lane, epoch: Epoch) -> Option<u64> {
+        let stamp = self.view.lock().stamp();
+        let span = self.done(self.called("log_span", lane.log_span(stamp).await)?)?;
+        if stamp.epoch != Some(epoch) {
+            return None;
+        }
+        self.hub.follow(epoch.bits(), span.cut);
+        Some(span.cut)
+    }
+
+    fn heard(&self, epoch: Epoch, entry: LogEntry) {
+        let Some((room, data)) = read(&entry) else {
+            tracing::warn!(
+                position = entry.position,
+                "passed over a message that is none"
+            );
+            return;
+        };
+        let own_number = entry
+            .origin
+            .strip_prefix(&self.process.to_string())
+            .and_then(|rest| rest.strip_prefix(':')?.parse::<u64>().ok());
+        let mut own = self.outbox.own.lock();
+        if let Some(number) = own_number {
+            if own.delivered.remove(&number) {
+                return;
+            }
+            let position = Position {
+                epoch: epoch.bits(),
+                sequence: entry.position,
+            };
+            own.heard.push_back((number, position));
+            if own.heard.len() > HEARD {
+                own.heard.pop_front();
+            }
+        }
+        let encode = |id| sse::message(&entry.event, &room, data, id);
+        self.hub
+            .deliver(&room, entry.position, encode, said_at(entry.position));
+    }
+}
+
+/// The room and the data of an entry that this service may have written.
+fn read(entry: &LogEntry) -> Option<(RoomId, &str)> {
+    let room = RoomId::parse(&entry.room).ok()?;
+    let data = std::str::from_utf8(&entry.data).ok()?;
+    let plain = |text: &str| !text.is_empty() && !text.contains(['\n', '\r']);
+    (plain(data) && plain(&entry.event)).then_some((room, data))
+}
+
+/// When a message was said, by its position; now where that cannot be.
+fn said_at(position: u64) -> Instant {
+    let now = Instant::now();
+    let said = Duration::from_millis(position >> SEQUENCE_BITS);
+    let unix = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    let age = unix.saturating_sub(said);
+    now.checked_sub(age).unwrap_or(now)
+}

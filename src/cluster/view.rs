@@ -1,0 +1,568 @@
+//! What this node knows of the others' numbers, and what they know of its own.
+//!
+//! Pure bookkeeping: every number that Redis tells contains this node's own share as it was at
+//! some batch; the share is remembered per batch and taken off again, so what is shown is the
+//! others' part and this node's own as it is now.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
+
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use super::store::{Announcement, Claim, Epoch, Incarnation, RoomChange, Stamp, Total};
+use crate::hub::{ConnectionId, Fingerprint, MEMBER, Occupancy, Part, RoomId};
+
+/// How long numbers of an epoch before are held where the new one has not reached them.
+pub(super) const HOLD: Duration = Duration::from_millis(1_500);
+/// Nothing acknowledged or heard for so long, and the others' numbers may be old.
+pub(super) const SILENCE: Duration = Duration::from_millis(2_500);
+/// The name of the service as a whole among the rooms.
+pub(super) const SERVICE: &str = "*";
+/// How many of its own incarnations a node remembers.
+const PAST: usize = 8;
+
+/// A room, or the service as a whole.
+pub(super) type Place = Option<RoomId>;
+
+/// What the hub is to be told.
+pub(super) type News = Vec<(Place, Occupancy)>;
+
+/// This node's part in a room's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Share {
+    connections: u32,
+    viewers: u32,
+    members: u32,
+}
+
+/// What is known of one room.
+#[derive(Debug, Default)]
+struct Known {
+    /// The announcement that the numbers are from.
+    version: u64,
+    others: Occupancy,
+    /// This node's share as of each batch that said it, from the newest that is in the numbers on.
+    sent: SmallVec<[(u64, Share); 1]>,
+    /// Identities that this node has said it has here, and members among them.
+    named: u32,
+    members: u32,
+    /// The batch before which this node's share in the numbers is not known.
+    settled_at: u64,
+}
+
+impl Known {
+    /// This node's share in numbers that hold its batches up to `applied`.
+    fn share_in(&self, applied: u64) -> Share {
+        let held = self.sent.iter().rfind(|(batch, _)| *batch <= applied);
+        held.map_or_else(Share::default, |(_, share)| *share)
+    }
+
+    /// Forgets the shares that no announcement to come can hold any more.
+    fn forget_before(&mut self, applied: u64) {
+        let newest = self.sent.iter().rposition(|(batch, _)| *batch <= applied);
+        self.sent.drain(..newest.unwrap_or(0));
+    }
+
+    fn is_blank(&self) -> bool {
+        let nothing = self
+            .sent
+            .iter()
+            .all(|(_, share)| *share == Share::default());
+        let settled = self.settled_at != u64::MAX && self.sent.len() < 2;
+        self.others == Occupancy::default() && nothing && settled
+    }
+}
+
+/// Numbers of the epoch before, shown where they are higher than those of the new one.
+#[derive(Debug)]
+struct Held {
+    until: Instant,
+    /// Nodes that were there.
+    nodes: usize,
+    others: HashMap<Place, Occupancy>,
+}
+
+/// A claim of this node to hold a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Claimed {
+    /// Not acknowledged.
+    Waiting,
+    /// With its place in the order of all claims.
+    Numbered(u64),
+}
+
+/// What goes out in one call, unchanged until it is acknowledged.
+#[derive(Debug, Default)]
+pub(super) struct Frozen {
+    pub(super) number: u64,
+    pub(super) rooms: Vec<RoomChange>,
+    pub(super) claims: Vec<ConnectionId>,
+    /// True where it is the last one of a resync.
+    pub(super) done: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct View {
+    epoch: Option<Epoch>,
+    /// The highest announcement heard or read.
+    version: u64,
+    pub(super) me: Incarnation,
+    /// What this node was before, while a resync takes its entries over.
+    pub(super) older: Option<Incarnation>,
+    past: VecDeque<Incarnation>,
+    next_batch: u64,
+    /// The newest own batch in the announced numbers.
+    applied: u64,
+    /// The version at which totals were last read, and the newest own batch in them.
+    read_at: (u64, u64),
+    /// The version that the last lease's answer told.
+    leased_version: u64,
+    known: HashMap<Place, Known>,
+    held: Option<Held>,
+    /// True where everything is to be told again under a new incarnation.
+    pub(super) resync: bool,
+    /// True until everything was told under this one.
+    pub(super) telling: bool,
+    /// True where totals and claims are to be read again, since some were missed.
+    pub(super) reload: bool,
+    /// True once all totals were read.
+    loaded: bool,
+    last_heard: Option<Instant>,
+    claims: HashMap<ConnectionId, Claimed>,
+    unclaimed: VecDeque<ConnectionId>,
+    pub(super) claims_seen: u64,
+    /// Nodes seen in the lease's answer before, that had not told everything then.
+    unsynced_since: Option<Instant>,
+    nodes: usize,
+    /// How many of them have told everything.
+    pub(super) synced: usize,
+    /// True where all blocks of this node are to be told again.
+    pub(super) block_again: bool,
+}
+
+impl View {
+    pub(super) fn new(me: Incarnation) -> Self {
+        Self {
+            epoch: None,
+            version: 0,
+            me,
+            older: None,
+            past: VecDeque::new(),
+            next_batch: 1,
+            applied: 0,
+            read_at: (0, 0),
+            leased_version: 0,
+            known: HashMap::new(),
+            held: None,
+            resync: true,
+            telling: true,
+            reload: true,
+            loaded: false,
+            last_heard: None,
+            claims: HashMap::new(),
+            unclaimed: VecDeque::new(),
+            claims_seen: 0,
+            unsynced_since: None,
+            nodes: 0,
+            synced: 0,
+            block_again: false,
+        }
+    }
+
+    pub(super) fn stamp(&self) -> Stamp {
+        Stamp {
+            epoch: self.epoch,
+            version: self.version,
+        }
+    }
+
+    pub(super) fn epoch(&self) -> Option<Epoch> {
+        self.epoch
+    }
+
+    /// Notes that something was acknowledged or heard.
+    pub(super) fn alive(&mut self, now: Instant) {
+        self.last_heard = Some(now);
+    }
+
+    /// True while Redis answers, as far as can be told.
+    pub(super) fn is_near(&self, now: Instant) -> bool {
+        self.last_heard
+            .is_some_and(|heard| now.duration_since(heard) < SILENCE)
+    }
+
+    /// True where other nodes' numbers are missing or may be old.
+    pub(super) fn is_partial(&self, now: Instant) -> bool {
+        let waiting = self
+            .unsynced_since
+            .is_some_and(|since| now.duration_since(since) > HOLD);
+        !self.loaded || waiting || !self.is_near(now)
+    }
+
+    /// Notes who else is leased, as the lease's answer says.
+    pub(super) fn nodes(&mut self, nodes: usize, synced: usize, version: u64, now: Instant) {
+        self.nodes = nodes;
+        self.synced = synced;
+        self.unsynced_since = if nodes == synced {
+            None
+        } else {
+            self.unsynced_since.or(Some(now))
+        };
+        // What was announced before the last lease was renewed has had the time to come.
+        if self.version < self.leased_version {
+            self.reload = true;
+        }
+        self.leased_version = version;
+    }
+
+    /// Turns to another epoch: an empty Redis, one restored, or the first one met. Numbers of the
+    /// others are held until they are told again.
+    pub(super) fn turn(&mut self, epoch: Epoch, version: u64, now: Instant) {
+        if self.epoch == Some(epoch) {
+            return;
+        }
+        let first = self.epoch.is_none();
+        self.epoch = Some(epoch);
+        self.version = version;
+        self.resync = true;
+        self.reload = true;
+        self.older = None;
+        self.claims_seen = 0;
+        self.next_batch = 1;
+        self.read_at = (0, 0);
+        self.leased_version = 0;
+        self.block_again = true;
+        if first {
+            return;
+        }
+        let mut others: HashMap<Place, Occupancy> = self
+            .known
+            .iter()
+            .filter(|(_, known)| known.others != Occupancy::default())
+            .map(|(place, known)| (place.clone(), known.others))
+            .collect();
+        if let Some(held) = self.held.take() {
+            for (place, before) in held.others {
+                let now = others.entry(place).or_default();
+                *now = higher(*now, before);
+            }
+        }
+        self.synced = 0;
+        self.known.clear();
+        self.held = Some(Held {
+            until: now + HOLD,
+            nodes: self.nodes,
+            others,
+        });
+    }
+
+    /// Lets go of the numbers of the epoch before once all nodes have told theirs, or at the end
+    /// of the hold.
+    pub(super) fn let_go(&mut self, synced: usize, now: Instant) -> News {
+        let over = |held: &Held| {
+            now >= held.until || (synced >= held.nodes && self.loaded && !self.reload)
+        };
+        if !self.held.as_ref().is_some_and(over) {
+            return News::new();
+        }
+        let held = self.held.take();
+        let places = held.into_iter().flat_map(|held| held.others.into_keys());
+        places
+            .map(|place| {
+                let known = self.known.get(&place);
+                let others = known.map_or_else(Occupancy::default, |known| known.others);
+                (place, others)
+            })
+            .collect()
+    }
+
+    pub(super) fn is_holding(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// The incarnation whose entries a resync would take over: the one that told something in
+    /// this epoch.
+    pub(super) fn predecessor(&self) -> Option<Incarnation> {
+        (self.next_batch > 1).then_some(self.me)
+    }
+
+    /// Begins to tell everything under a new incarnation; answers the places of which something
+    /// was told before.
+    pub(super) fn begin(&mut self, me: Incarnation) -> Vec<Place> {
+        self.older = self.predecessor();
+        let settled_at = self.older.map_or(0, |_| u64::MAX);
+        self.past.push_front(self.me);
+        self.past.truncate(PAST);
+        self.me = me;
+        self.next_batch = 1;
+        self.applied = 0;
+        self.resync = false;
+        self.telling = true;
+        let mut places = Vec::new();
+        for (place, known) in &mut self.known {
+            if !known.sent.is_empty() {
+                known.settled_at = settled_at;
+                known.sent.clear();
+                known.named = 0;
+                known.members = 0;
+                places.push(place.clone());
+            }
+        }
+        let waiting = self.claims.iter().filter(|(_, c)| **c == Claimed::Waiting);
+        let waiting: Vec<ConnectionId> = waiting.map(|(id, _)| *id).collect();
+        for id in waiting {
+            if !self.unclaimed.contains(&id) {
+                self.unclaimed.push_back(id);
+            }
+        }
+        places
+    }
+
+    /// Notes connections opened here by ticket, to be claimed.
+    pub(super) fn opened(&mut self, connections: Vec<ConnectionId>) {
+        for connection in connections {
+            self.claims.insert(connection, Claimed::Waiting);
+            self.unclaimed.push_back(connection);
+        }
+    }
+
+    /// Puts what changed into the next batch, which stays as it is until it is acknowledged.
+    pub(super) fn freeze(&mut self, parts: Vec<Part>, most_claims: usize, done: bool) -> Frozen {
+        let number = self.next_batch;
+        self.next_batch += 1;
+        let mut rooms = Vec::with_capacity(parts.len());
+        for part in parts {
+            let known = self.known.entry(part.room.clone()).or_default();
+            let of = |list: &[Fingerprint]| {
+                let members = list.iter().filter(|name| name[0] == MEMBER).count();
+                (number_of(list.len()), number_of(members))
+            };
+            let ((came, members_came), (went, members_went)) = (of(&part.came), of(&part.went));
+            known.named = (known.named + came).saturating_sub(went);
+            known.members = (known.members + members_came).saturating_sub(members_went);
+            if known.settled_at == u64::MAX {
+                known.settled_at = number;
+            }
+            let share = Share {
+                connections: part.connections,
+                viewers: part.unidentified + known.named,
+                members: known.members,
+            };
+            known.sent.push((number, share));
+            rooms.push(RoomChange {
+                room: name(&part.room),
+                connections: part.connections,
+                unidentified: part.unidentified,
+                add: part.came,
+                remove: part.went,
+            });
+        }
+        let claims = most_claims.min(self.unclaimed.len());
+        Frozen {
+            number,
+            rooms,
+            claims: self.unclaimed.drain(..claims).collect(),
+            done: done && self.telling,
+        }
+    }
+
+    /// Takes back a batch that says nothing.
+    pub(super) fn unused(&mut self, frozen: &Frozen) {
+        if frozen.number + 1 == self.next_batch {
+            self.next_batch = frozen.number;
+        }
+    }
+
+    /// True where claims wait to go out.
+    pub(super) fn has_claims(&self) -> bool {
+        !self.unclaimed.is_empty()
+    }
+
+    /// Notes that a batch is in Redis; its claims are numbered from `first` on.
+    pub(super) fn acknowledged(&mut self, frozen: &Frozen, first: u64) {
+        for (number, id) in (first..).zip(&frozen.claims) {
+            if let Some(claimed) = self.claims.get_mut(id) {
+                *claimed = Claimed::Numbered(number);
+            }
+            if number <= self.claims_seen {
+                // Everybody else's claims before it are known already.
+                self.claims.remove(id);
+            }
+        }
+        if frozen.done {
+            self.older = None;
+            self.telling = false;
+            // Whatever was announced while shares were not settled is looked at again.
+            self.reload = true;
+        }
+    }
+
+    /// Takes in an announcement; answers what the hub is to be told, and the connections that
+    /// were opened elsewhere.
+    pub(super) fn hear(
+        &mut self,
+        announcement: &Announcement,
+        now: Instant,
+    ) -> (News, Vec<ConnectionId>) {
+        if self.epoch.is_none() {
+            return (News::new(), Vec::new());
+        }
+        self.turn(announcement.epoch, announcement.version, now);
+        if announcement.version > self.version + 1 {
+            self.reload = true;
+        }
+        self.version = self.version.max(announcement.version);
+        let listed = announcement.applied.iter().find(|(who, _)| *who == self.me);
+        if let Some((_, batch)) = listed {
+            self.applied = self.applied.max(*batch);
+        } else if announcement.version > self.read_at.0 {
+            // Nothing of this node came in since the totals were read.
+            self.applied = self.applied.max(self.read_at.1);
+        }
+        let lost = self.claimed(&announcement.claims);
+        let applied = self.applied;
+        let rooms = announcement.rooms.iter();
+        let news = rooms
+            .filter_map(|(room, total)| {
+                self.learn(room, *total, announcement.version, applied, true)
+            })
+            .collect();
+        (news, lost)
+    }
+
+    /// Takes in claims; answers the connections that another node holds now.
+    pub(super) fn claimed(&mut self, claims: &[Claim]) -> Vec<ConnectionId> {
+        let mut lost = Vec::new();
+        for claim in claims {
+            self.claims_seen = self.claims_seen.max(claim.number);
+            let id = ConnectionId::from_bits(u128::from_be_bytes(claim.connection));
+            let mine = claim.holder == self.me || self.past.contains(&claim.holder);
+            match self.claims.get(&id) {
+                Some(Claimed::Numbered(number)) if mine && *number <= claim.number => {
+                    self.claims.remove(&id);
+                }
+                Some(Claimed::Waiting) => {}
+                Some(Claimed::Numbered(number)) if *number > claim.number => {}
+                _ if mine => {}
+                _ => {
+                    self.claims.remove(&id);
+                    lost.push(id);
+                }
+            }
+        }
+        lost
+    }
+
+    /// Takes in totals as read at `version`, with this node's batches up to `applied` in them.
+    pub(super) fn read(&mut self, rooms: &[(String, Total)], version: u64, applied: u64) -> News {
+        let rooms = rooms.iter();
+        rooms
+            .filter_map(|(room, total)| self.learn(room, *total, version, applied, false))
+            .collect()
+    }
+
+    /// Ends a reading of all totals that began at `version`, with this node's batches up to
+    /// `applied` in them: whatever room was not in it has nobody elsewhere.
+    pub(super) fn read_all(
+        &mut self,
+        version: u64,
+        applied: u64,
+        seen: &std::collections::HashSet<Place>,
+    ) -> News {
+        let mut news = News::new();
+        for (place, known) in &mut self.known {
+            let gone = known.others != Occupancy::default()
+                && known.version <= version
+                && known.settled_at <= applied
+                && !seen.contains(place);
+            if gone {
+                known.others = Occupancy::default();
+                known.version = version;
+                news.push((place.clone(), known.others));
+            }
+        }
+        self.known.retain(|_, known| !known.is_blank());
+        self.version = self.version.max(version);
+        self.read_at = (version, applied);
+        self.loaded = true;
+        self.shown(news)
+    }
+
+    fn learn(
+        &mut self,
+        room: &str,
+        total: Total,
+        version: u64,
+        applied: u64,
+        announced: bool,
+    ) -> Option<(Place, Occupancy)> {
+        let place = match room {
+            SERVICE => None,
+            // What is no room's name is nobody's: somebody else wrote it.
+            name => Some(RoomId::parse(name).ok()?),
+        };
+        let known = self.known.entry(place.clone()).or_default();
+        // A reading at a version may hold more than the announcement of that version.
+        let newer = if announced {
+            version > known.version
+        } else {
+            version >= known.version
+        };
+        if !newer || known.settled_at > applied {
+            return None;
+        }
+        known.version = version;
+        let own = known.share_in(applied);
+        if announced {
+            known.forget_before(applied);
+        }
+        let others = Occupancy {
+            viewers: total.viewers.saturating_sub(own.viewers),
+            connections: total.connections.saturating_sub(own.connections),
+            members: total.members.saturating_sub(own.members),
+            partial: false,
+        };
+        let changed = known.others != others;
+        known.others = others;
+        if known.is_blank() {
+            self.known.remove(&place);
+        }
+        let news = changed.then_some((place, others))?;
+        self.shown(vec![news]).pop()
+    }
+
+    /// What is shown in the place of these numbers while those of an epoch before are held.
+    fn shown(&self, mut news: News) -> News {
+        if let Some(held) = &self.held {
+            for (place, others) in &mut news {
+                if let Some(before) = held.others.get(place) {
+                    *others = higher(*others, *before);
+                }
+            }
+        }
+        news
+    }
+}
+
+fn higher(one: Occupancy, other: Occupancy) -> Occupancy {
+    Occupancy {
+        viewers: one.viewers.max(other.viewers),
+        connections: one.connections.max(other.connections),
+        members: one.members.max(other.members),
+        partial: false,
+    }
+}
+
+fn name(place: &Place) -> String {
+    place
+        .as_ref()
+        .map_or_else(|| SERVICE.to_owned(), ToString::to_string)
+}
+
+fn number_of(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
