@@ -1,0 +1,4 @@
+//! The store alone: what its scripts make of batches, leases, claims, blocks and messages.
+
+mod batches;
+mod helpers;
