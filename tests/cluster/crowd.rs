@@ -214,6 +214,13 @@ impl Crowd {
         Churn { stop, task }
     }
 
+    /// One more in a room, who is nobody's but the test's, and stays until the end.
+    pub(crate) fn count_in(&self, reader: &Reader, room: &str) {
+        let who = Who::Itself(reader.connection().to_owned());
+        let rooms = BTreeSet::from([room.to_owned()]);
+        self.state.lock().truth.enter(&who, &rooms);
+    }
+
     /// The numbers of a room, or of [`SERVICE`], by the test's own list.
     pub(crate) fn truth(&self, room: &str) -> Numbers {
         self.state.lock().truth.of(room)
@@ -593,6 +600,19 @@ async fn live(state: Arc<Mutex<State>>, id: u64, mut dice: Dice, say: oneshot::S
 mod tests {
     use super::*;
     use crate::node::Node;
+
+    #[tokio::test]
+    async fn nodes_that_know_nothing_of_each_other_do_not_show_the_truth() {
+        let nodes = [Node::start("a", &[]).await, Node::start("b", &[]).await];
+        let crowd = Crowd::before(&nodes.each_ref().map(Node::client));
+        crowd.fill(10, &mut Dice::new(1)).await;
+        sleep(LAG).await;
+        let mismatch = crowd.mismatch(false).await.unwrap_err();
+        assert!(mismatch.contains("the truth is"), "{mismatch}");
+        crowd.shut(1);
+        let mismatch = crowd.mismatch(false).await.unwrap_err();
+        assert!(mismatch.contains("the truth is"), "{mismatch}");
+    }
 
     #[tokio::test]
     async fn what_one_node_in_memory_shows_is_the_truth_through_churn_and_a_restart() {

@@ -13,6 +13,7 @@
 mod basics;
 mod crowd;
 mod dice;
+mod faults;
 mod node;
 mod process;
 mod proxy;

@@ -152,6 +152,11 @@ impl Node {
         *self = Self::run(&self.name.clone(), environment, self.address, log).await;
     }
 
+    /// True once it was killed, or ended by itself and was waited for.
+    pub(crate) fn is_dead(&mut self) -> bool {
+        self.child.try_wait().expect("it is ours").is_some()
+    }
+
     /// Checks that it runs, and that nothing in it ever panicked.
     pub(crate) fn expect_sound(&mut self) {
         assert_eq!(self.child.try_wait().expect("it is ours"), None);

@@ -48,8 +48,8 @@ struct Room {
 pub(crate) struct Bounds {
     pub(crate) least: Numbers,
     pub(crate) most: Numbers,
-    /// How often the numbers changed.
-    pub(crate) changes: u64,
+    /// How many streams opened.
+    pub(crate) joins: u64,
 }
 
 impl Truth {
@@ -117,9 +117,12 @@ impl Truth {
         let mut bounds = Bounds {
             least: held,
             most: held,
-            changes: within.len() as u64,
+            joins: 0,
         };
+        let mut last = held;
         for (_, numbers) in within {
+            bounds.joins += u64::from(numbers.connections > last.connections);
+            last = *numbers;
             bounds.least = bounds.least.with(*numbers, u64::min);
             bounds.most = bounds.most.with(*numbers, u64::max);
         }
@@ -149,13 +152,15 @@ async fn the_truth_counts_each_reader_once_and_knows_what_was() {
     let bounds = truth.around("blog:1", now, Duration::from_secs(5));
     assert_eq!(bounds.most, Numbers::new(2, 3, 1));
     assert_eq!(bounds.least, Numbers::new(1, 1, 1));
-    assert_eq!(bounds.changes, 2);
+    assert_eq!(bounds.joins, 0);
+    let all = truth.around("blog:1", now, Duration::from_secs(20));
+    assert_eq!((all.least, all.joins), (Numbers::default(), 3));
     let before = truth.around(
         "blog:1",
         now - Duration::from_secs(6),
         Duration::from_secs(1),
     );
-    assert_eq!((before.least, before.changes), (Numbers::new(2, 3, 1), 0));
+    assert_eq!((before.least, before.joins), (Numbers::new(2, 3, 1), 0));
     assert!(before.least.is_within(before.most));
     assert!(!before.most.is_within(bounds.least));
 }
