@@ -475,7 +475,7 @@ impl State {
         }
     }
 
-    fn heard(&mut self, id: u64, event: Event) {
+    fn heard(&mut self, id: u64, event: &Event) {
         let Some(member) = self.members.get_mut(&id) else {
             return;
         };
@@ -578,7 +578,7 @@ async fn live(state: Arc<Mutex<State>>, id: u64, mut dice: Dice, say: oneshot::S
                     let _ = say.send(());
                 }
                 while let Ok(Some(event)) = reader.try_next().await {
-                    state.lock().heard(id, event);
+                    state.lock().heard(id, &event);
                 }
                 state.lock().ended(id);
                 back = Some((reader.ticket().to_owned(), reader.position.clone()));

@@ -12,8 +12,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
     crowd::{Churn, Crowd, FRONT, LAG, Seen},
+    dice::Dice,
     node::{Cluster, names_of},
     proxy::Weather,
+    resp::Reply,
     truth::{Bounds, SERVICE},
     wire::{Client, Numbers, PATIENCE, is_partial, until},
 };
@@ -334,6 +336,63 @@ async fn serve_alone(scene: Scene, restore: impl FnOnce(&Cluster)) {
     far.publish("rooms/blog:own", json!({ "data": "c" })).await;
     for reader in [&mut first, &mut second, &mut others] {
         reader.expect_message(&json!("c")).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_value_of_ours_in_redis_is_thrown_away_and_said_in_the_log() {
+    let scene = Scene::begin().await;
+    let redis = &scene.cluster.redis;
+    let mut dice = Dice::new(7);
+    let junk = |dice: &mut Dice| -> String {
+        let letters = (0..dice.roll(40)).map(|_| char::from(dice.roll(95) as u8 + 32));
+        letters.collect()
+    };
+    let ends = Instant::now() + Duration::from_secs(5);
+    let mut spoilt = 0;
+    while Instant::now() < ends {
+        sleep(Duration::from_millis(100)).await;
+        let keys = redis.call(&["KEYS", "livecount:*"]).await.unwrap();
+        let keys: Vec<String> = keys.items().iter().map(Reply::text).collect();
+        if keys.is_empty() {
+            continue;
+        }
+        let key = &keys[dice.roll(keys.len())];
+        let known = redis.call(&["HRANDFIELD", key]).await.unwrap();
+        let known = Some(known.text()).filter(|_| dice.roll(2) == 0);
+        let (field, value) = (known.unwrap_or_else(|| junk(&mut dice)), junk(&mut dice));
+        // A key of another type refuses; then it stays as it is.
+        match dice.roll(3) {
+            0 => redis.call(&["SET", key, &value]).await.unwrap(),
+            1 => redis.call(&["HSET", key, &field, &value]).await.unwrap(),
+            _ => redis.call(&["SADD", key, &value]).await.unwrap(),
+        };
+        let channels = redis
+            .call(&["PUBSUB", "CHANNELS", "livecount:*"])
+            .await
+            .unwrap();
+        for channel in channels.items() {
+            let junk = junk(&mut dice);
+            redis
+                .call(&["PUBLISH", &channel.text(), &junk])
+                .await
+                .unwrap();
+        }
+        spoilt += 1;
+    }
+    assert!(spoilt > 10, "{spoilt}");
+    // What was spoilt and nobody has met yet goes with the rest.
+    redis.flush_all().await;
+    let healed = scene.heals(Instant::now() + HEALED).await;
+    healed.expect_seen(HEALED + LAG, |seen, truth| {
+        not_above(seen, truth, READERS / 2)
+    });
+    for node in &healed.cluster.nodes {
+        let log = node.log();
+        let said = log
+            .lines()
+            .any(|line| line.contains("WARN") || line.contains("ERROR"));
+        assert!(said, "{} says nothing of it: {log}", node.name());
     }
 }
 

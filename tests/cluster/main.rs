@@ -4,11 +4,7 @@
 //! a few minutes, most of it waiting: more tests at a time than cores (`--test-threads 4`) are
 //! quicker.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "all of this is tests, their helpers too, and some say what they measured"
-)]
+#![expect(clippy::print_stdout, reason = "some tests say what they measured")]
 
 mod basics;
 mod crowd;

@@ -23,7 +23,7 @@ pub(crate) enum Reply {
     Error(String),
     Integer(i64),
     Text(Vec<u8>),
-    List(Vec<Reply>),
+    List(Vec<Self>),
 }
 
 impl Reply {
