@@ -96,6 +96,8 @@ pub(super) struct Trouble {
     pub(super) behind: Option<Behind>,
     /// True once it got its last word.
     pub(super) closing: bool,
+    /// True once our side is shut behind that.
+    pub(super) shut: bool,
 }
 
 #[derive(Debug)]

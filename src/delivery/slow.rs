@@ -26,9 +26,11 @@ impl Shard {
                 return;
             };
             if trouble.closing {
-                let socket = &slot.socket;
-                // Fails where the peer has reset it already; its event is on the way.
-                let _ = socket.shutdown(std::net::Shutdown::Write);
+                // Once, for to some sockets it is an event, on which we would be here again.
+                if !std::mem::replace(&mut trouble.shut, true) {
+                    // Fails where the peer has reset it already; its event is on the way.
+                    let _ = slot.socket.shutdown(std::net::Shutdown::Write);
+                }
                 return;
             }
             let Some(behind) = trouble.behind.take() else {
