@@ -15,6 +15,7 @@ mod churn;
 mod descriptors;
 mod fuzz;
 mod helpers;
+mod http2;
 mod orders;
 mod slow;
 mod stray;
