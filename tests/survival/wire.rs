@@ -30,6 +30,7 @@ on_both_paths!(
     http_1_0_gets_a_stream_without_chunks,
     http_2_without_being_asked_for_gets_a_stream,
     a_get_with_a_body_gets_its_stream,
+    a_get_is_answered_when_its_body_is_whole,
     a_post_that_expects_continue_gets_its_stream,
     an_immediate_close_leaves_nobody_counted,
     a_half_closed_reader_is_a_reader_no_more,
@@ -227,6 +228,23 @@ fn a_get_with_a_body_gets_its_stream(path: Path) {
         drop(reader);
         service.wait_for("a", 0, Duration::from_secs(1));
     }
+}
+
+/// Longer than what a stream's reader may say, and not yet there when the head is.
+fn a_get_is_answered_when_its_body_is_whole(path: Path) {
+    let service = Service::start(path);
+    let mut socket = service.client().connect();
+    let head = "GET /v1/stream?blog_id=a HTTP/1.1\r\nHost: l\r\nContent-Length: 50000\r\n\r\n";
+    socket.write_all(head.as_bytes()).unwrap();
+    for _ in 0..5 {
+        thread::sleep(Duration::from_millis(50));
+        assert_eq!(service.count("a"), (0, 0, 0));
+        socket.write_all(&[b'x'; 10_000]).unwrap();
+    }
+    expect_counted(&service, Reader::of(socket).connected());
+    let large = head.replace("50000", "70000") + &"x".repeat(70_000);
+    expect_problem(&service, large.as_bytes(), 413, "body_too_large");
+    assert_eq!(service.app.hub().totals().turnover.opened, 1);
 }
 
 fn a_post_that_expects_continue_gets_its_stream(path: Path) {
