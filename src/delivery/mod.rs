@@ -13,6 +13,7 @@ mod slow;
 mod telling;
 mod timing;
 mod wheel;
+mod words;
 
 use std::{sync::Arc, time::Duration};
 

@@ -19,11 +19,13 @@ use super::{
     fanout::{Pass, Rooms},
     shards::{Arrival, Way},
     slot::{Holds, Place, Slot, low},
+    telling::Kind,
     timing::{TICK, tick_after, tick_of},
     wheel::{Tick, Wheel},
+    words::{LookUp, Words},
 };
 use crate::{
-    hub::{Frame, Hub, Outlet, RoomKey, Seat, SlotId, Word},
+    hub::{Frame, Hub, Outlet, RoomKey, Seat, SlotId},
     sse::{self, Text},
 };
 
@@ -43,15 +45,17 @@ pub(super) struct Shard {
     pub(super) rooms: Rooms,
     pub(super) wheel: Wheel,
     /// Orders and messages that wait for the message before them.
-    pub(super) words: VecDeque<Word>,
+    pub(super) words: Words,
+    /// Messages being looked up.
+    pub(super) lapsed: Option<LookUp>,
     /// Rooms with a count to tell.
     pub(super) counts: VecDeque<u32>,
     /// Counts being told, interrupted.
     pub(super) passes: VecDeque<Pass>,
     /// Whose turn it is: the rest of an interrupted pass, or a count not begun.
     pub(super) rest_first: bool,
-    /// The message being told.
-    pub(super) message: Option<Pass>,
+    /// The message being told, or looked up.
+    pub(super) message: Option<(Pass, Kind)>,
     /// Streams that got their last word, with the end of their linger.
     pub(super) closing: VecDeque<(Instant, SlotId)>,
     pub(super) generations: u32,
@@ -76,7 +80,8 @@ impl Shard {
             slots: Slab::new(),
             rooms: Rooms::default(),
             wheel: Wheel::new(),
-            words: VecDeque::new(),
+            words: Words::default(),
+            lapsed: None,
             counts: VecDeque::new(),
             passes: VecDeque::new(),
             rest_first: false,
@@ -127,6 +132,7 @@ impl Shard {
         let busy = !self.counts.is_empty()
             || !self.passes.is_empty()
             || self.message.is_some()
+            || self.lapsed.is_some()
             || !self.words.is_empty();
         if busy {
             Some(Duration::ZERO)

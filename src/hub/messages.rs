@@ -168,7 +168,7 @@ impl State {
         let Some(user) = name.user() else {
             let key = room.key(index);
             for shard in room.shards() {
-                let word = Word::Message(key, sequence, message.clone());
+                let word = Word::Message(key, sequence, Some(message.clone()));
                 wakes.post(&self.posts[usize::from(shard)], word);
             }
             wakes.channels.extend(room.channel.clone());
@@ -179,7 +179,7 @@ impl State {
             match &self.connections.get(connection).outlet {
                 Outlet::Inbox(inbox) => wakes.inboxes.push(Arc::clone(inbox)),
                 Outlet::Slot(shard, slot) => {
-                    let word = Word::Personal(*slot, sequence, message.clone());
+                    let word = Word::Personal(*slot, sequence, Some(message.clone()));
                     wakes.post(&self.posts[usize::from(*shard)], word);
                 }
             }

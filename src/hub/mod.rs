@@ -50,7 +50,7 @@ pub use self::{
     frame::Frame,
     id::{ConnectionId, Identity, InvalidName, RoomId, UserId, ViewerName},
     log::{Conflict, Idempotency, Position, Published},
-    outlet::{Inbox, MAX_ORDERS, Order, Outlet, Post, Reason, SlotId, Word},
+    outlet::{Inbox, MAX_ORDERS, Order, Outlet, Post, Reason, SlotId, WAITING_BYTES, Word},
     pattern::{InvalidPatterns, Patterns},
     room::{Occupancy, RoomKey, Told},
     terms::{

@@ -13,6 +13,7 @@
 
 mod churn;
 mod descriptors;
+mod flood;
 mod fuzz;
 mod helpers;
 mod http2;
