@@ -214,6 +214,10 @@ impl Shard {
                     self.sit(id, seat);
                 }
                 self.head = self.head.max(opening.cursor.personal_from());
+                if let Some(until) = opening.owed {
+                    self.head = self.head.max(until);
+                    self.owe(id, until);
+                }
                 self.go_on(id);
                 self.look_at(id);
             }

@@ -102,6 +102,8 @@ pub(super) struct Trouble {
 pub(super) struct Behind {
     pub(super) cursor: Cursor,
     pub(super) inbox: Inbox,
+    /// The sequence up to which it missed messages before it was opened, which no word brings.
+    pub(super) owed: u64,
 }
 
 /// How a write went.

@@ -51,6 +51,16 @@ impl Shard {
         }
     }
 
+    /// Notes that a slot which was just opened missed more, up to this sequence, than its first
+    /// words tell.
+    pub(super) fn owe(&mut self, id: SlotId, until: u64) {
+        self.fall_behind(id);
+        let trouble = self.slot(id).and_then(|slot| slot.trouble.as_mut());
+        if let Some(behind) = trouble.and_then(|trouble| trouble.behind.as_mut()) {
+            behind.owed = until;
+        }
+    }
+
     /// Notes where a slot stopped keeping up.
     pub(super) fn fall_behind(&mut self, id: SlotId) {
         let head = self.head;
@@ -77,6 +87,7 @@ impl Shard {
         let behind = Behind {
             cursor: Cursor::new(seats, personal),
             inbox: Inbox::default(),
+            owed: 0,
         };
         if let Some(slot) = self.slot(id) {
             slot.trouble.get_or_insert_default().behind = Some(behind);
@@ -84,9 +95,10 @@ impl Shard {
         }
     }
 
-    /// Gives a slot what it is due since it fell behind; true where there is something to send.
+    /// Gives a slot a portion of what it is due since it fell behind; true where there is something
+    /// to send.
     pub(super) fn catch_up(&mut self, id: SlotId, mut behind: Behind) -> bool {
-        let told = self.told;
+        let until = self.told.max(behind.owed);
         let Some(slot) = self.slot(id) else {
             return false;
         };
@@ -95,7 +107,7 @@ impl Shard {
         };
         let due = holds
             .registration
-            .catch_up(&mut behind.cursor, &behind.inbox, told);
+            .catch_up(&mut behind.cursor, &behind.inbox, until);
         if due.is_empty() {
             self.keep_up(id, &behind);
             return false;

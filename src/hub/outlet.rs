@@ -233,6 +233,11 @@ impl Inbox {
         self.0.lock().orders.pop_front()
     }
 
+    /// Puts an order back that was taken and could not be carried out yet.
+    pub(super) fn put_back(&self, order: Order) {
+        self.0.lock().orders.push_front(order);
+    }
+
     /// True once after each wake; `waker` is called at the next one in any case.
     pub fn poll_news(&self, waker: &Waker) -> bool {
         let mut waiting = self.0.lock();
