@@ -1,4 +1,5 @@
-//! Messages that come faster than they can be told.
+//! Messages that come faster than they can be told. How many wait at the most is shown where they
+//! wait, in `delivery/words.rs` and `hub/outlet.rs`; here, that none is lost in silence.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,10 +10,10 @@ use livecount::hub::RoomId;
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::helpers::{Path, Reader, Service, memory_kib_of, token};
+use crate::helpers::{Path, Reader, Service, token};
 
 const ROOMS: [&str; 4] = ["blog:a", "blog:b", "blog:c", "user:7"];
-const MESSAGES: u64 = 80_000;
+const MESSAGES: u64 = 30_000;
 
 /// What a reader was told, held against what was said: message `n` went to room `n % 4`.
 #[derive(Default)]
@@ -70,14 +71,12 @@ fn of_messages_that_come_too_fast_every_reader_gets_each_once_or_reset() {
     let bearer = format!("Bearer {}", token("7", ""));
     let open = |number: usize| {
         let signed_in = [("Authorization", bearer.as_str())];
-        let headers: &[(&str, &str)] = if number < 10 { &signed_in } else { &[] };
+        let headers: &[(&str, &str)] = if number < 2 { &signed_in } else { &[] };
         client.stream("/v1/stream?blog_id=a&blog_id=b", headers)
     };
-    let readers: Vec<Reader> = (0..24).map(open).collect();
-    let mut hopper = open(24);
+    let readers: Vec<Reader> = (0..4).map(open).collect();
+    let mut hopper = open(4);
     let rooms = ROOMS.map(|room| RoomId::parse(room).unwrap());
-    let before = memory_kib_of("self");
-    let mut most = before;
     thread::scope(|scope| {
         let reading: Vec<_> = readers
             .into_iter()
@@ -96,27 +95,21 @@ fn of_messages_that_come_too_fast_every_reader_gets_each_once_or_reset() {
                 assert_eq!(client.call("POST", &path, &ticket, &body).0, 200);
             }
         });
-        let filler = "x".repeat(1_200);
+        let filler = "x".repeat(300);
         for number in 0..MESSAGES {
             let room = &rooms[usize::try_from(number % 4).unwrap()];
             let data = format!("[{number},\"{filler}\"]");
             let frame = |id| livecount::sse::message("message", room, &data, id);
             let hub = service.app.hub();
             hub.publish(room, None, frame, Instant::now()).unwrap();
-            if number % 1_000 == 0 {
-                most = most.max(memory_kib_of("self"));
-            }
         }
         hops.join().unwrap();
         let mut told: Vec<Told> = reading.into_iter().map(|r| r.join().unwrap()).collect();
         told.push(hopping.join().unwrap());
         let messages: usize = told.iter().map(|told| told.messages).sum();
         let resets: usize = told.iter().map(|told| told.resets).sum();
-        let grown = most - before;
-        println!("{messages} told, {resets} resets, grown by {grown} KiB");
+        println!("{messages} told, {resets} resets");
         // Or they all kept up, and the test shows nothing.
         assert!(resets > 0);
-        // All of them are 110 MB; others run in this process too.
-        assert!(grown < 48 << 10, "grown by {grown} KiB");
     });
 }
