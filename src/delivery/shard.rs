@@ -33,8 +33,12 @@ use crate::{
 pub(super) const WAKER: Token = Token(usize::MAX);
 /// The last chunk of a body (RFC 9112, section 7.1).
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
-/// How long a stream that has its last word is still listened to, so that the close sends no RST.
+/// How long a stream whose last word is on its way is still listened to, so that the close sends no
+/// RST.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long a reader may take to make room for the last word: as long as the kernel grants one
+/// that shut its window.
+const LAST_WORD: Duration = Duration::from_secs(20);
 
 pub(super) struct Shard {
     pub(super) poll: Poll,
@@ -56,8 +60,10 @@ pub(super) struct Shard {
     pub(super) rest_first: bool,
     /// The message being told, or looked up.
     pub(super) message: Option<(Pass, Kind)>,
-    /// Streams that got their last word, with the end of their linger.
-    pub(super) closing: VecDeque<(Instant, SlotId)>,
+    /// Streams whose last word waits behind what they have not read, with the end of the wait.
+    closing: VecDeque<(Instant, SlotId)>,
+    /// Streams whose last word is in the kernel's hands, with the end of their linger.
+    lingering: VecDeque<(Instant, SlotId)>,
     pub(super) generations: u32,
     /// The highest sequence that the hub has told of.
     pub(super) head: u64,
@@ -87,6 +93,7 @@ impl Shard {
             rest_first: false,
             message: None,
             closing: VecDeque::new(),
+            lingering: VecDeque::new(),
             generations: 0,
             head: 0,
             told: 0,
@@ -136,7 +143,7 @@ impl Shard {
             || !self.words.is_empty();
         if busy {
             Some(Duration::ZERO)
-        } else if self.wheel.is_empty() && self.closing.is_empty() {
+        } else if self.wheel.is_empty() && self.closing.is_empty() && self.lingering.is_empty() {
             None
         } else {
             Some(TICK)
@@ -307,15 +314,24 @@ impl Shard {
         if was_behind {
             self.way.stats.caught_up();
         }
-        self.closing.push_back((self.now + LINGER, id));
         self.go_on(id);
+        if self.slot(id).is_some_and(|slot| !slot.is_shut()) {
+            self.closing.push_back((self.now + LAST_WORD, id));
+        }
+    }
+
+    /// Closes our side of a stream whose last word is sent.
+    pub(super) fn shut(&mut self, id: SlotId) {
+        let until = self.now + LINGER;
+        if self.slot(id).is_some_and(Slot::shut) {
+            self.lingering.push_back((until, id));
+        }
     }
 
     pub(super) fn end_lingers(&mut self) {
-        while let Some((until, id)) = self.closing.front().copied()
-            && until <= self.now
+        while let Some(id) = first_over(&mut self.closing, self.now)
+            .or_else(|| first_over(&mut self.lingering, self.now))
         {
-            self.closing.pop_front();
             self.drop_slot(id);
         }
     }
@@ -367,4 +383,10 @@ fn append(bytes: &mut Vec<u8>, chunked: bool, text: &[u8]) {
         frame.payload()
     };
     bytes.extend_from_slice(&part);
+}
+
+/// Takes the first whose time is over.
+fn first_over(ends: &mut VecDeque<(Instant, SlotId)>, now: Instant) -> Option<SlotId> {
+    ends.pop_front_if(|(until, _)| *until <= now)
+        .map(|(_, id)| id)
 }

@@ -3,6 +3,8 @@
 use std::{
     collections::VecDeque,
     io::{self, IoSlice, Read, Write},
+    mem,
+    net::Shutdown,
 };
 
 use bytes::Bytes;
@@ -96,6 +98,8 @@ pub(super) struct Trouble {
     pub(super) behind: Option<Behind>,
     /// True once it got its last word.
     pub(super) closing: bool,
+    /// True once that is sent and our side closed.
+    shut: bool,
 }
 
 #[derive(Debug)]
@@ -146,6 +150,22 @@ impl Slot {
 
     pub(super) fn is_closing(&self) -> bool {
         self.trouble.as_ref().is_some_and(|trouble| trouble.closing)
+    }
+
+    /// True once our side is closed.
+    pub(super) fn is_shut(&self) -> bool {
+        self.trouble.as_ref().is_some_and(|trouble| trouble.shut)
+    }
+
+    /// Closes our side; true the first time.
+    pub(super) fn shut(&mut self) -> bool {
+        let trouble = self.trouble.get_or_insert_default();
+        if mem::replace(&mut trouble.shut, true) {
+            return false;
+        }
+        // Fails where the peer has reset it already; its event is on the way.
+        let _ = self.socket.shutdown(Shutdown::Write);
+        true
     }
 
     /// Sends a frame, where nothing older waits. Copies nothing and allocates nothing unless the

@@ -26,10 +26,7 @@ impl Shard {
                 return;
             };
             if trouble.closing {
-                let socket = &slot.socket;
-                // Fails where the peer has reset it already; its event is on the way.
-                let _ = socket.shutdown(std::net::Shutdown::Write);
-                return;
+                return self.shut(id);
             }
             let Some(behind) = trouble.behind.take() else {
                 slot.trouble = None;

@@ -101,6 +101,9 @@ impl Service {
         let shards = (path == Path::Shard).then(|| {
             Shards::start(app.hub(), shards, app.config().heartbeat).expect("shards start")
         });
+        if let Some(shards) = &shards {
+            app.show_shards(shards);
+        }
         let listener = bind(address).expect("the address can be bound");
         let server = Server::start(listener, app.router(Face::Public), shards)
             .expect("the server can be started");

@@ -18,6 +18,7 @@ on_both_paths!(
     large_messages_arrive_whole_at_a_reader_with_a_small_window,
     a_slow_reader_that_joins_a_room_meanwhile_misses_nothing_of_it,
     a_slow_reader_is_told_of_the_end,
+    a_reader_that_stops_at_the_end_is_told_of_it_when_it_reads_on,
     who_comes_back_is_given_all_of_a_long_absence_in_order,
     a_stuck_reader_is_counted_out_when_its_token_ends,
     a_stuck_reader_that_comes_back_on_a_new_stream_is_counted_once,
@@ -123,6 +124,27 @@ fn a_slow_reader_is_told_of_the_end(path: Path) {
     client.call("DELETE", &url, &reader.ticket(), &Value::Null);
     assert_eq!(service.count("a"), (0, 0, 0));
     assert_eq!(reader.reason(), "left");
+}
+
+fn a_reader_that_stops_at_the_end_is_told_of_it_when_it_reads_on(path: Path) {
+    let service = Service::start(path);
+    let client = service.client();
+    let mut readers = [(); 2].map(|()| narrow(client, "/v1/stream?blog_id=a"));
+    client.publish("blog:a", &large(0));
+    for reader in &readers {
+        let url = format!("/v1/connections/{}", reader.connection());
+        client.call("DELETE", &url, &reader.ticket(), &Value::Null);
+    }
+    assert_eq!(service.count("a"), (0, 0, 0));
+    thread::sleep(Duration::from_secs(3));
+    let [reader, _stuck] = &mut readers;
+    reader.gulp = 64 << 10;
+    assert_eq!(reader.reason(), "left");
+    // One that never reads on is not waited for without end.
+    until(Duration::from_secs(40), || {
+        let held = service.app.tally().slots;
+        (held == 0).then_some(()).ok_or(format!("{held} are held"))
+    });
 }
 
 fn a_stuck_reader_is_counted_out_when_its_token_ends(path: Path) {
