@@ -7,6 +7,8 @@
 pub mod body;
 mod fanout;
 mod shard;
+#[cfg(test)]
+mod shard_tests;
 pub mod shards;
 mod slot;
 mod slow;

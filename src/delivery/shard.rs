@@ -7,7 +7,12 @@
 //! Invariant: nothing here panics whatever a peer sends or does. Indexes come from this shard's
 //! own lists only, and a word for a slot that is gone is for nobody.
 
-use std::{collections::VecDeque, io, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    io::{self, Write},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use mio::{Events, Interest, Poll, Token, net::TcpStream};
@@ -25,7 +30,7 @@ use super::{
     words::{LookUp, Words},
 };
 use crate::{
-    hub::{Frame, Hub, Outlet, RoomKey, Seat, SlotId},
+    hub::{Frame, Hub, Outlet, Reason, RoomKey, Seat, SlotId},
     sse::{self, Text},
 };
 
@@ -36,6 +41,10 @@ const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 /// How long a stream whose last word is on its way is still listened to, so that the close sends no
 /// RST.
 const LINGER: Duration = Duration::from_secs(1);
+/// Shortest time between two complaints in the log.
+const COMPLAINTS: Duration = Duration::from_secs(10);
+/// An empty queue of fewer places is kept.
+const KEPT: usize = 1_024;
 /// How long a reader may take to make room for the last word: as long as the kernel grants one
 /// that shut its window.
 const LAST_WORD: Duration = Duration::from_secs(20);
@@ -65,6 +74,8 @@ pub(super) struct Shard {
     /// Streams whose last word is in the kernel's hands, with the end of their linger.
     lingering: VecDeque<(Instant, SlotId)>,
     pub(super) generations: u32,
+    /// When it was last said in the log that a socket could not be watched.
+    complained: Option<Instant>,
     /// The highest sequence that the hub has told of.
     pub(super) head: u64,
     /// The sequence of the newest message whose turn came here. Those after it are still to come,
@@ -95,6 +106,7 @@ impl Shard {
             closing: VecDeque::new(),
             lingering: VecDeque::new(),
             generations: 0,
+            complained: None,
             head: 0,
             told: 0,
             start,
@@ -191,7 +203,8 @@ impl Shard {
             self.poll
                 .registry()
                 .register(&mut socket, Token(index as usize), interest);
-        if registered.is_err() {
+        if let Err(error) = registered {
+            self.refuse(&socket, head, chunked, &error);
             return;
         }
         let slot = entry.insert(Slot::new(socket, generation, chunked));
@@ -277,6 +290,10 @@ impl Shard {
             return;
         }
         let slot = self.slots.remove(id.index as usize);
+        if self.slots.is_empty() {
+            // Generations go on, so that a word for an older slot is for nobody still.
+            self.slots = Slab::new();
+        }
         for place in &slot.places {
             self.exit(*place);
         }
@@ -286,6 +303,30 @@ impl Shard {
             .is_some_and(|trouble| trouble.behind.is_some())
         {
             self.way.stats.caught_up();
+        }
+    }
+
+    /// Turns away a stream whose socket cannot be watched: it would never be found to have ended.
+    fn refuse(
+        &mut self,
+        mut socket: &TcpStream,
+        mut head: Vec<u8>,
+        chunked: bool,
+        why: &io::Error,
+    ) {
+        append(&mut head, chunked, &sse::refusal(Reason::Overloaded));
+        if chunked {
+            head.extend_from_slice(LAST_CHUNK);
+        }
+        // A new socket has room for so little; where it fails the reader comes back by itself.
+        let _ = socket.write(&head);
+        self.way.stats.unwatched();
+        let quiet = self
+            .complained
+            .is_some_and(|at| self.now.duration_since(at) < COMPLAINTS);
+        if !quiet {
+            self.complained = Some(self.now);
+            tracing::error!(error = %why, "streams are refused: their sockets cannot be watched");
         }
     }
 
@@ -334,6 +375,10 @@ impl Shard {
         {
             self.drop_slot(id);
         }
+        shrink(&mut self.closing);
+        shrink(&mut self.lingering);
+        shrink(&mut self.counts);
+        shrink(&mut self.passes);
     }
 
     pub(super) fn on_event(&mut self, event: &mio::event::Event) {
@@ -383,6 +428,13 @@ fn append(bytes: &mut Vec<u8>, chunked: bool, text: &[u8]) {
         frame.payload()
     };
     bytes.extend_from_slice(&part);
+}
+
+/// Gives an empty queue's room back where a burst left much.
+fn shrink<T>(queue: &mut VecDeque<T>) {
+    if queue.is_empty() && queue.capacity() > KEPT {
+        *queue = VecDeque::new();
+    }
 }
 
 /// Takes the first whose time is over.

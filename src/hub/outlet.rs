@@ -108,6 +108,9 @@ pub enum Word {
     Personal(SlotId, u64, Option<Frame>),
 }
 
+/// A list of words with room for more is given back once it is empty: 64 KiB or so.
+const KEPT: usize = 1_024;
+
 /// Most bytes of messages that wait in a [`Post`], and again on its shard: 4 MiB.
 pub const WAITING_BYTES: usize = 4 << 20;
 
@@ -164,6 +167,9 @@ impl Post {
     /// Exchanges what waits for `empty`, which must be empty.
     pub fn take(&self, empty: &mut Vec<Word>) {
         debug_assert!(empty.is_empty(), "words would be lost");
+        if empty.capacity() > KEPT {
+            *empty = Vec::new();
+        }
         let mut queue = self.queue.lock();
         queue.awake = false;
         queue.bytes = 0;

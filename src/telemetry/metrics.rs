@@ -110,6 +110,11 @@ impl Collector for Reading {
             tally.ghosts,
         )?;
         counter(
+            "unwatched",
+            "Streams refused since the kernel would not watch their sockets",
+            tally.unwatched,
+        )?;
+        counter(
             "accept_errors",
             "Connections that could not be accepted",
             accept_errors(),
