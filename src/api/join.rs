@@ -84,7 +84,7 @@ pub async fn join(
     if wants_stream(&headers) {
         let resume = request::resume(&headers, body.last_event_id.as_deref());
         let permit = stream::Permit::issued(ticket, text);
-        return stream::open(&app, client, permit, resume, Answer::Hard);
+        return stream::open(&app, client, permit, resume, Answer::Hard).await;
     }
     app.admit(client, &ticket).map_err(ApiError::from)?;
     let asked = ticket.rooms.iter().chain(&ticket.watching);

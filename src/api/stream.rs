@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::{
     body::Body,
-    extract::State,
+    extract::{FromRequest, FromRequestParts, Request, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -84,8 +84,9 @@ pub async fn stream(
     method: Method,
     headers: HeaderMap,
     query: Query,
-    request: axum::extract::Request,
+    request: Request,
 ) -> Result<Response, ApiError> {
+    let request = without_body(request, &app).await?;
     let resume = request::resume(&headers, query.get("last_event_id"));
     let rooms = query.rooms()?;
     let permit = if let Some(text) = query.get("ticket") {
@@ -107,7 +108,7 @@ pub async fn stream(
         let asked = asked.permitted(&reader, app.config().max_rooms_per_connection)?;
         Permit::new(&app, new_ticket(&app, &reader, viewer, asked))?
     };
-    open(&app, client, permit, resume, Answer::to(&method))
+    open(&app, client, permit, resume, Answer::to(&method)).await
 }
 
 /// `GET /v1/watch`: a stream of counts whose reader is not counted.
@@ -122,24 +123,33 @@ pub async fn watch(
     headers: HeaderMap,
     query: Query,
     reader: Reader,
+    request: Request,
 ) -> Result<Response, ApiError> {
     let resume = request::resume(&headers, query.get("last_event_id"));
+    without_body(request, &app).await?;
     let asked = Asked::of(Vec::new(), query.rooms()?);
     let asked = asked.permitted(&reader, app.config().max_rooms_per_connection)?;
     let permit = Permit::new(&app, new_ticket(&app, &reader, None, asked))?;
-    open(&app, client, permit, resume, Answer::to(&method))
+    open(&app, client, permit, resume, Answer::to(&method)).await
+}
+
+/// Reads a body, which means nothing in a `GET` (RFC 9110, section 9.3.1), to its end: what is left
+/// of it would be taken for what the stream's reader says behind its request.
+async fn without_body(request: Request, app: &App) -> Result<Request, ApiError> {
+    let (parts, body) = request.into_parts();
+    let _: request::Body = request::Body::from_request(Request::new(body), app).await?;
+    Ok(Request::from_parts(parts, Body::empty()))
 }
 
 /// The reader is looked for only where there is no ticket: what else came with a ticket's
 /// request, such as a foreign page's cookie, is nobody's business.
-async fn reader(request: axum::extract::Request, app: &App) -> Result<Reader, ApiError> {
-    use axum::extract::FromRequestParts;
+async fn reader(request: Request, app: &App) -> Result<Reader, ApiError> {
     let (mut parts, _) = request.into_parts();
     Reader::from_request_parts(&mut parts, app).await
 }
 
 /// Opens the stream of a ticket, or refuses it as `answer` says.
-pub(super) fn open(
+pub(super) async fn open(
     app: &App,
     client: Client,
     permit: Permit,
@@ -169,6 +179,9 @@ pub(super) fn open(
             return Ok(response);
         }
     };
+    if let (Some(cluster), Resume::After(position)) = (app.cluster(), resume) {
+        cluster.reach(position).await;
+    }
     let left = app.time_left(ticket.expires_unix);
     let expires = Instant::now() + left;
     let registration = app.hub().register(Entry {

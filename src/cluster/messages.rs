@@ -24,6 +24,8 @@ use crate::{
 
 /// Longest wait of one read for a new message.
 const BLOCK: Duration = Duration::from_secs(1);
+/// Longest wait for what another node had already.
+const REACH: Duration = Duration::from_secs(1);
 /// Messages in one read.
 const PAGE: usize = 200;
 /// Longest time between two tries.
@@ -107,6 +109,22 @@ struct Own {
 }
 
 impl Cluster {
+    /// Waits until this node has everything up to a position that another one gave out, a second
+    /// at the most: whoever comes back here must not be told again what it was told there.
+    pub async fn reach(&self, position: Position) {
+        let reached = async {
+            loop {
+                let here = self.0.hub.position();
+                if here.epoch != position.epoch || here.sequence >= position.sequence {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        // Where it does not come, its reader is told that it may have missed something.
+        let _ = tokio::time::timeout(REACH, reached).await;
+    }
+
     /// Publishes to everybody in a room on every node; `data` is one line of JSON. Answers once
     /// the message has its place in the order, or, with Redis away, once this node has it.
     ///
@@ -184,7 +202,7 @@ impl Shared {
                 data: message.data.as_bytes(),
                 once: &message.once,
                 digest: message.digest,
-                floor: self.hub.head(),
+                floor: self.hub.position().sequence,
                 origin: &origin,
             };
             let answer = lane.publish(stamp, &publication).await;

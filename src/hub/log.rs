@@ -132,11 +132,11 @@ impl RoomLog {
         self.ring.back().map(|message| &message.frame)
     }
 
-    /// Answers where the key's message stands, if the key is known.
+    /// Answers the place of the key's message, if the key is known.
     fn recall(&self, mark: &Idempotency) -> Option<Result<u64, Conflict>> {
-        self.keys.get(&mark.key).map(|(digest, sequence)| {
+        self.keys.get(&mark.key).map(|(digest, place)| {
             if *digest == mark.digest {
-                Ok(*sequence)
+                Ok(*place)
             } else {
                 Err(Conflict)
             }
@@ -144,7 +144,7 @@ impl RoomLog {
     }
 
     /// Notes a key; answers what it costs, and what the one costs that made room for it.
-    fn remember(&mut self, mark: Idempotency, sequence: u64) -> (usize, usize) {
+    fn remember(&mut self, mark: Idempotency, sequence: u64, place: u64) -> (usize, usize) {
         let mut freed = 0;
         if self.aging.len() == ROOM_KEYS
             && let Some((_, oldest)) = self.aging.pop_front()
@@ -154,7 +154,7 @@ impl RoomLog {
         }
         let cost = key_cost(&mark.key);
         self.aging.push_back((sequence, mark.key.clone()));
-        self.keys.insert(mark.key, (mark.digest, sequence));
+        self.keys.insert(mark.key, (mark.digest, place));
         (cost, freed)
     }
 
@@ -189,6 +189,38 @@ fn key_cost(key: &str) -> usize {
     2 * key.len() + KEY_OVERHEAD
 }
 
+/// Where recent messages stand in an order that is not this node's own.
+#[derive(Debug)]
+struct Places {
+    /// Place and sequence of each, both growing.
+    recent: VecDeque<(u64, u64)>,
+    /// The highest place that is not among them any more.
+    before: u64,
+}
+
+/// Most places remembered: 1 MiB.
+const PLACES: usize = 65_536;
+
+impl Places {
+    fn note(&mut self, place: u64, sequence: u64) {
+        if self.recent.len() == PLACES
+            && let Some((place, _)) = self.recent.pop_front()
+        {
+            self.before = place;
+        }
+        self.recent.push_back((place, sequence));
+    }
+
+    fn locate(&self, place: u64, head: u64) -> Option<u64> {
+        if place < self.before {
+            return None;
+        }
+        let next = self.recent.partition_point(|(other, _)| *other <= place);
+        let after = self.recent.get(next).map(|(_, sequence)| sequence - 1);
+        Some(after.unwrap_or(head))
+    }
+}
+
 /// The order of all messages.
 #[derive(Debug)]
 pub(super) struct Log {
@@ -196,6 +228,10 @@ pub(super) struct Log {
     pub(super) epoch: u64,
     /// The epoch of positions that this node gave by itself.
     own: u64,
+    /// Where the newest message stands in the order of `epoch`: as `head`, where this node is alone.
+    place: u64,
+    /// The places of recent messages, where the order is the cluster's.
+    places: Option<Places>,
     pub(super) head: u64,
     bytes: usize,
     /// Every message of the last [`KEEP`] by age, those that their room dropped since included.
@@ -221,6 +257,8 @@ impl Log {
         Self {
             epoch,
             own: epoch,
+            place: 0,
+            places: None,
             head: 0,
             bytes: 0,
             ages: VecDeque::new(),
@@ -229,16 +267,35 @@ impl Log {
         }
     }
 
-    pub(super) fn position(&self, sequence: u64) -> Position {
+    /// The position up to which this node has everything.
+    pub(super) fn position(&self) -> Position {
         Position {
             epoch: self.epoch,
-            sequence,
+            sequence: self.place,
         }
     }
 
-    /// True for positions that are of this log, whoever gave them.
-    pub(super) fn knows(&self, position: Position) -> bool {
-        position.epoch == self.epoch || position.epoch == self.own
+    /// The sequence here of the newest message up to a position; `None` where the position is of
+    /// another log, was not reached yet, or is too old to say.
+    pub(super) fn locate(&self, position: Position) -> Option<u64> {
+        let known = position.epoch == self.epoch || position.epoch == self.own;
+        if !known || position.sequence > self.place {
+            return None;
+        }
+        match &self.places {
+            Some(places) => places.locate(position.sequence, self.head),
+            None => Some(position.sequence),
+        }
+    }
+
+    /// From now on messages are placed by another order, of which everything after `from` comes.
+    pub(super) fn follow(&mut self, epoch: u64, from: u64) {
+        self.epoch = epoch;
+        self.place = self.place.max(from);
+        self.places.get_or_insert_with(|| Places {
+            recent: VecDeque::new(),
+            before: from,
+        });
     }
 
     /// Bytes kept, on the whole node.
@@ -264,19 +321,30 @@ impl Log {
             Box::default()
         });
         if let Some(known) = mark.as_ref().and_then(|mark| log.recall(mark)) {
-            return known.map(|sequence| Published {
-                position: Position { epoch, sequence },
+            return known.map(|place| Published {
+                position: Position {
+                    epoch,
+                    sequence: place,
+                },
                 duplicate: true,
             });
         }
-        self.head = placed.map_or(0, |placed| placed).max(self.head + 1);
+        self.head += 1;
+        self.place = placed.unwrap_or_default().max(self.place + 1);
         let sequence = self.head;
+        let position = Position {
+            epoch,
+            sequence: self.place,
+        };
+        if let Some(places) = &mut self.places {
+            places.note(self.place, sequence);
+        }
         let message = Message {
             sequence,
-            frame: encode(Position { epoch, sequence }),
+            frame: encode(position),
         };
         if let Some(mark) = mark {
-            let (cost, freed) = log.remember(mark, sequence);
+            let (cost, freed) = log.remember(mark, sequence, self.place);
             self.bytes = self.bytes + cost - freed;
         }
         log.bytes += message.cost();
@@ -300,7 +368,7 @@ impl Log {
         }
         self.compact(rooms);
         Ok(Published {
-            position: Position { epoch, sequence },
+            position,
             duplicate: false,
         })
     }

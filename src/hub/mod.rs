@@ -52,7 +52,7 @@ pub use self::{
     frame::Frame,
     id::{ConnectionId, Identity, InvalidName, RoomId, UserId, ViewerName},
     log::{Conflict, Idempotency, Position, Published},
-    outlet::{Inbox, MAX_ORDERS, Order, Outlet, Post, Reason, SlotId, Word},
+    outlet::{Inbox, MAX_ORDERS, Order, Outlet, Post, Reason, SlotId, WAITING_BYTES, Word},
     pattern::{InvalidPatterns, Patterns},
     room::{Occupancy, RoomKey, Told},
     sharing::{Fingerprint, Fingerprints, MEMBER, Part},
@@ -271,16 +271,16 @@ impl Hub {
         self.step(|state, wakes| state.deliver(room, placed, encode, at, wakes));
     }
 
-    /// The highest sequence of a message so far.
+    /// The position up to which this node has everything.
     #[must_use]
-    pub fn head(&self) -> u64 {
-        self.0.state.lock().log.head
+    pub fn position(&self) -> Position {
+        self.0.state.lock().log.position()
     }
 
     /// From now on messages are placed by the order `epoch`, of which this node knows what comes
     /// after `from`.
     pub fn follow(&self, epoch: u64, from: u64) {
-        self.0.state.lock().follow(epoch, from);
+        self.0.state.lock().log.follow(epoch, from);
     }
 
     /// From now on what changes is noted for the other nodes, until it is taken by
@@ -492,7 +492,8 @@ impl Registration {
         Ok(opening)
     }
 
-    /// What the stream is due since the last call, counts at the pace of the pulse.
+    /// What the stream is due since the last call, counts at the pace of the pulse. Messages come in
+    /// portions of 128 KiB; [`Cursor::is_owed`] says whether there is more.
     pub fn collect(&self, cursor: &mut Cursor, inbox: &Inbox) -> Vec<Delivery> {
         self.hub
             .0
@@ -502,7 +503,7 @@ impl Registration {
     }
 
     /// What the stream is due since it fell behind: counts as they are now, messages up to the
-    /// sequence `until`. Of the versions in `cursor` only the low 32 bits are looked at.
+    /// sequence `until`, in portions too. Of the versions in `cursor` only the low 32 bits are looked at.
     pub fn catch_up(&self, cursor: &mut Cursor, inbox: &Inbox, until: u64) -> Vec<Delivery> {
         let counts = Counts::Now(until);
         self.hub.0.state.lock().collect(cursor, inbox, counts)

@@ -387,7 +387,10 @@ async fn a_ticket_opened_on_the_other_node_replaces_the_stream_within_a_second()
     let cluster = Cluster::start(2).await;
     let (a, b) = cluster.pair();
     let mut watcher = a.open("/v1/watch?blog_id=1", &[]).await;
-    let mut older = a.join("blog:1").await;
+    // Opened by its ticket, as an `EventSource` does: only such a stream may be open elsewhere too.
+    let first = a.join("blog:1").await;
+    let mut older = a.open_ticket(first.ticket()).await;
+    drop(first);
     watcher.wait_for("blog:1", Numbers::new(1, 1, 0)).await;
     for round in 0..4 {
         let next = if round % 2 == 0 { b } else { a };

@@ -101,6 +101,9 @@ impl Service {
         let shards = (path == Path::Shard).then(|| {
             Shards::start(app.hub(), shards, app.config().heartbeat).expect("shards start")
         });
+        if let Some(shards) = &shards {
+            app.show_shards(shards);
+        }
         let listener = bind(address).expect("the address can be bound");
         let server = Server::start(listener, app.router(Face::Public), shards)
             .expect("the server can be started");
@@ -231,11 +234,7 @@ impl Program {
 
     /// Memory of its own, in KiB: `Pss_Anon`.
     pub(crate) fn memory_kib(&self) -> u64 {
-        let path = format!("/proc/{}/smaps_rollup", self.child.id());
-        let text = std::fs::read_to_string(path).expect("the program runs");
-        let line = text.lines().find(|line| line.starts_with("Pss_Anon:"));
-        let number = line.and_then(|line| line.split_whitespace().nth(1));
-        number.and_then(|kib| kib.parse().ok()).expect("a number")
+        memory_kib_of(&self.child.id().to_string())
     }
 
     /// Open descriptors.
@@ -268,6 +267,15 @@ impl Drop for Program {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Memory of a process's own, in KiB: `Pss_Anon`.
+pub(crate) fn memory_kib_of(process: &str) -> u64 {
+    let path = format!("/proc/{process}/smaps_rollup");
+    let text = std::fs::read_to_string(path).expect("the process runs");
+    let line = text.lines().find(|line| line.starts_with("Pss_Anon:"));
+    let number = line.and_then(|line| line.split_whitespace().nth(1));
+    number.and_then(|kib| kib.parse().ok()).expect("a number")
 }
 
 /// Where a service listens, and what can be asked of it.
