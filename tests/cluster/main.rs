@@ -7,4 +7,5 @@
 )]
 
 mod redis_server;
+mod resp_proxy;
 mod store;

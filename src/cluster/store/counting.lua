@@ -3,6 +3,13 @@
 local ANNOUNCE_MS = 25
 local MOST_ROOMS = 1000
 local CHUNK = 200
+local MOST = 4294967295
+
+-- Reads the number of a node's last batch, and of that batch's first claim.
+local function applied_of(text)
+  local number, claims = string.match(text or '0 0', '^(%d+) (%d+)$')
+  return whole(number, 'applied'), whole(claims, 'applied')
+end
 
 -- Reads a room's total: connections, unidentified, identities, members.
 local function parts(text)
@@ -13,7 +20,11 @@ local function parts(text)
   if not c then
     error('malformed total')
   end
-  return tonumber(c), tonumber(u), tonumber(d), tonumber(m)
+  c, u, d, m = tonumber(c), tonumber(u), tonumber(d), tonumber(m)
+  if c > MOST or u + d > MOST or m > MOST then
+    error('malformed total: beyond 32 bits')
+  end
+  return c, u, d, m
 end
 
 -- Reads what one node has in a room: connections, unidentified.
@@ -99,8 +110,7 @@ local function announce(meta, clock)
     for index = first, last do
       local text = applied[index - first + 1]
       if text then
-        local number = string.match(text, '^(%d+) %d+$') or error('malformed applied')
-        lines[#lines + 1] = 'a ' .. flushed[index] .. ' ' .. number
+        lines[#lines + 1] = string.format('a %s %.0f', flushed[index], (applied_of(text)))
       end
     end
     redis.call('SREM', FLUSHED, unpack(flushed, first, last))
@@ -111,9 +121,8 @@ local function announce(meta, clock)
     local last = told
     local entries = redis.call('XRANGE', CLAIMS, from, '+', 'COUNT', MOST_ROOMS)
     for _, entry in ipairs(entries) do
-      local number = string.match(entry[1], '^(%d+)%-0$') or error('malformed claim')
-      lines[#lines + 1] = 'c ' .. number .. ' ' .. entry[2][1] .. ' ' .. entry[2][2]
-      last = tonumber(number)
+      last = claim_of(entry)
+      lines[#lines + 1] = string.format('c %.0f %s %s', last, entry[2][1], entry[2][2])
     end
     if #entries < MOST_ROOMS then
       last = claim

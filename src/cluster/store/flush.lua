@@ -17,13 +17,10 @@ return answer(function(now, meta, clock)
   if whole(redis.call('HGET', LEASES, me) or 0, 'lease') <= now then
     return { tag, 'done', 'resync' }
   end
-  local last, last_claims = string.match(redis.call('HGET', APPLIED, me) or '0 0', '^(%d+) (%d+)$')
-  if not last then
-    error('malformed applied')
-  end
-  if number == tonumber(last) then
+  local last, last_claims = applied_of(redis.call('HGET', APPLIED, me))
+  if number == last then
     return { tag, 'done', 'applied', last_claims, announce(meta, clock) }
-  elseif number ~= tonumber(last) + 1 then
+  elseif number ~= last + 1 then
     return { tag, 'done', 'resync' }
   end
 

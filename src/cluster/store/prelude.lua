@@ -41,11 +41,25 @@ local channels = string.sub(META, 1, -5)
 
 -- Reads a whole number that Redis or a caller handed over.
 local function whole(text, what)
-  local number = tonumber(text)
+  local number = text and tonumber(text)
   if not number or number < 0 or number > 9007199254740991 or number ~= math.floor(number) then
     error('malformed ' .. what)
   end
   return number
+end
+
+local function is_id(text)
+  return type(text) == 'string' and #text == 16 and not string.find(text, '[^0-9a-f]')
+    and text ~= '0000000000000000'
+end
+
+-- Reads the number of a claim; its first field is the connection, the value of that the node.
+local function claim_of(entry)
+  local connection, holder = entry[2][1], entry[2][2]
+  if #connection ~= 32 or string.find(connection, '[^0-9a-f]') or not is_id(holder) then
+    error('malformed claim')
+  end
+  return whole(string.match(entry[1], '^(%d+)%-0$'), 'claim')
 end
 
 local function keep(key)
@@ -87,8 +101,11 @@ local function answer(work)
   local time = redis.call('TIME')
   local clock = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
   local known = redis.pcall('HMGET', META, 'epoch', 'version', 'time')
-  local epoch, version, now = known[1], tonumber(known[2] or ''), tonumber(known[3] or '')
-  local sound = not known.err and epoch and version and now and #epoch == 16
+  local epoch = known[1]
+  local sound, version, now = pcall(function()
+    return whole(known[2], 'version'), whole(known[3], 'time')
+  end)
+  sound = sound and is_id(epoch)
   local lowered = sound and epoch == ARGV[2] and version < tonumber(ARGV[3])
   if not sound or lowered or math.abs(clock - now) >= STEP_MS then
     begin(clock)
