@@ -5,10 +5,39 @@ local MOST_ROOMS = 1000
 local CHUNK = 200
 local MOST = 4294967295
 
--- Reads the number of a node's last batch, and of that batch's first claim.
+-- Reads the number of a node's last batch, of that batch's first claim, and how many rooms and
+-- identities the node had.
 local function applied_of(text)
-  local number, claims = string.match(text or '0 0', '^(%d+) (%d+)$')
-  return whole(number, 'applied'), whole(claims, 'applied')
+  local number, claims, rooms, ids = string.match(text or '0 0 0 0', '^(%d+) (%d+) (%d+) (%d+)$')
+  return whole(number, 'applied'), whole(claims, 'applied'), whole(rooms, 'applied'),
+    whole(ids, 'applied')
+end
+
+-- Before the sums are changed: no key of theirs may have been deleted, evicted or cut since the
+-- last change, or what is added now would drift from the truth for ever.
+local function check_sums(meta)
+  if redis.call('HLEN', TOTALS) ~= meta('rooms') or redis.call('HLEN', WHO) ~= meta('people') then
+    error('malformed totals: some are gone')
+  end
+end
+
+local function note_sums()
+  redis.call('HSET', META, 'rooms', redis.call('HLEN', TOTALS), 'people', redis.call('HLEN', WHO))
+end
+
+-- The same for what one node has; also returns what `applied_of` does.
+local function check_own(incarnation, mine, ids)
+  local number, claims, rooms, identities = applied_of(redis.call('HGET', APPLIED, incarnation))
+  if redis.call('HLEN', mine) ~= rooms or redis.call('SCARD', ids) ~= identities then
+    error('malformed share: some is gone')
+  end
+  return number, claims
+end
+
+local function note_own(incarnation, number, claims, mine, ids)
+  local rooms, identities = redis.call('HLEN', mine), redis.call('SCARD', ids)
+  redis.call('HSET', APPLIED, incarnation,
+    string.format('%.0f %.0f %.0f %.0f', number, claims, rooms, identities))
 end
 
 -- Reads a room's total: connections, unidentified, identities, members.

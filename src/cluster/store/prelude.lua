@@ -5,14 +5,15 @@
 --   1 format   the number of this layout of keys; a node that meets a higher one keeps out
 --   2 meta     hash: epoch, version (announcements in it), time (script time, ms), announced_at
 --              (server time, ms), claim and claim_told (last claim made, last announced),
---              log_ms, log_seq (last position of the log), log_bytes, cut_ms, cut_seq (last position
+--              rooms and people (how many fields totals and who had), log_ms, log_seq (last position of the log), log_bytes, cut_ms, cut_seq (last position
 --              cut off the log)
 --   and in the keyspace of the epoch that the caller knows:
 --   3 totals   hash: room -> connections unidentified identities members
 --   4 who      hash: room \n fingerprint -> number of nodes that have it
 --   5 leases   hash: incarnation -> end of its lease in script time, ms; 0 once given up
 --   6 nodes    hash: incarnation -> synced since connections name
---   7 applied  hash: incarnation -> number of its last batch, number of that batch's first claim
+--   7 applied  hash: incarnation -> number of its last batch, number of that batch's first claim,
+--              how many fields its mine and members its ids then had
 --   8 changed  set: rooms to announce
 --   9 flushed  set: incarnations that flushed since the last announcement
 --   10 claims  stream: claim number -> connection, incarnation; the last 100,000

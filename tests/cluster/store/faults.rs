@@ -291,6 +291,31 @@ impl TestNode {
 }
 
 #[tokio::test]
+async fn a_key_that_was_deleted_or_evicted_leads_to_no_drift() {
+    let mut store = TestStore::start().await;
+    let mut a = store.node().await;
+    for name in ["totals", "who", "mine", "ids", "applied"] {
+        a.flush(&[with(room("blog:1", 2, 1), &[member(1)], &[])])
+            .await;
+        let key = match name {
+            "mine" | "ids" => format!("t:1:0:{}:{name}:{}", a.epoch(), a.me),
+            shared => format!("t:1:0:{}:{shared}", a.epoch()),
+        };
+        let gone: u64 = store.raw(redis::cmd("DEL").arg(&key)).await;
+        assert_eq!(gone, 1, "{name}");
+        let met = a
+            .flush_or_not(&[with(room("blog:1", 3, 1), &[member(2)], &[])])
+            .await;
+        assert!(
+            matches!(met, Err(StoreError::Malformed(_))),
+            "{name}: {met:?}"
+        );
+        a.begin_again().await;
+        assert_eq!(a.totals().await, [], "{name}");
+    }
+}
+
+#[tokio::test]
 async fn nonsense_in_single_values_is_met_with_a_new_epoch() {
     let mut store = TestStore::start().await;
     let mut a = store.node().await;
