@@ -20,6 +20,7 @@ mod proxy;
 mod redis;
 mod redis_server;
 mod resp;
+mod resp_proxy;
 mod store;
 mod truth;
 mod wire;

@@ -2,7 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, TcpListener},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -85,8 +85,13 @@ impl RedisServer {
         }
     }
 
-    pub(crate) fn directory(&self) -> &Path {
-        &self.directory
+    /// Sends the process a signal by its name, `STOP` or `CONT`.
+    pub(crate) fn signal(&self, name: &str) {
+        let process = self.process.as_ref().expect("the server runs");
+        let signalled = Command::new("kill")
+            .args([&format!("-{name}"), &process.id().to_string()])
+            .status();
+        assert!(signalled.expect("kill is installed").success());
     }
 
     pub(crate) fn port(&self) -> u16 {

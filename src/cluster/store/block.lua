@@ -8,7 +8,7 @@ return answer(function(now)
   for index = 5, #ARGV, 2 do
     local name = ARGV[index]
     redis.call('ZADD', BLOCKS, 'GT', now + whole(ARGV[index + 1], 'time'), name)
-    local deadline = tonumber(redis.call('ZSCORE', BLOCKS, name))
+    local deadline = whole(redis.call('ZSCORE', BLOCKS, name), 'block')
     lines[#lines + 1] = string.format('%.0f %s', deadline - now, name)
   end
   redis.call('ZREMRANGEBYSCORE', BLOCKS, '-inf', now)

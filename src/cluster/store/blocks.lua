@@ -5,7 +5,7 @@ return answer(function(now)
   local page = redis.call('ZSCAN', BLOCKS, ARGV[5], 'COUNT', ARGV[6])
   local blocks = {}
   for index = 1, #page[2], 2 do
-    local left = math.floor(tonumber(page[2][index + 1])) - now
+    local left = whole(page[2][index + 1], 'block') - now
     if left > 0 then
       blocks[#blocks + 1] = page[2][index]
       blocks[#blocks + 1] = left

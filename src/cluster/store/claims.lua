@@ -6,7 +6,7 @@ return answer(function()
   local claims = {}
   local entries = redis.call('XRANGE', CLAIMS, string.format('%.0f', after + 1), '+', 'COUNT', ARGV[6])
   for _, entry in ipairs(entries) do
-    claims[#claims + 1] = string.match(entry[1], '^(%d+)%-0$') or error('malformed claim')
+    claims[#claims + 1] = claim_of(entry)
     claims[#claims + 1] = entry[2][1]
     claims[#claims + 1] = entry[2][2]
   end

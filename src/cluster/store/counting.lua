@@ -3,6 +3,42 @@
 local ANNOUNCE_MS = 25
 local MOST_ROOMS = 1000
 local CHUNK = 200
+local MOST = 4294967295
+
+-- Reads the number of a node's last batch, of that batch's first claim, and how many rooms and
+-- identities the node had.
+local function applied_of(text)
+  local number, claims, rooms, ids = string.match(text or '0 0 0 0', '^(%d+) (%d+) (%d+) (%d+)$')
+  return whole(number, 'applied'), whole(claims, 'applied'), whole(rooms, 'applied'),
+    whole(ids, 'applied')
+end
+
+-- Before the sums are changed: no key of theirs may have been deleted, evicted or cut since the
+-- last change, or what is added now would drift from the truth for ever.
+local function check_sums(meta)
+  if redis.call('HLEN', TOTALS) ~= meta('rooms') or redis.call('HLEN', WHO) ~= meta('people') then
+    error('malformed totals: some are gone')
+  end
+end
+
+local function note_sums()
+  redis.call('HSET', META, 'rooms', redis.call('HLEN', TOTALS), 'people', redis.call('HLEN', WHO))
+end
+
+-- The same for what one node has; also returns what `applied_of` does.
+local function check_own(incarnation, mine, ids)
+  local number, claims, rooms, identities = applied_of(redis.call('HGET', APPLIED, incarnation))
+  if redis.call('HLEN', mine) ~= rooms or redis.call('SCARD', ids) ~= identities then
+    error('malformed share: some is gone')
+  end
+  return number, claims
+end
+
+local function note_own(incarnation, number, claims, mine, ids)
+  local rooms, identities = redis.call('HLEN', mine), redis.call('SCARD', ids)
+  redis.call('HSET', APPLIED, incarnation,
+    string.format('%.0f %.0f %.0f %.0f', number, claims, rooms, identities))
+end
 
 -- Reads a room's total: connections, unidentified, identities, members.
 local function parts(text)
@@ -13,7 +49,11 @@ local function parts(text)
   if not c then
     error('malformed total')
   end
-  return tonumber(c), tonumber(u), tonumber(d), tonumber(m)
+  c, u, d, m = tonumber(c), tonumber(u), tonumber(d), tonumber(m)
+  if c > MOST or u + d > MOST or m > MOST then
+    error('malformed total: beyond 32 bits')
+  end
+  return c, u, d, m
 end
 
 -- Reads what one node has in a room: connections, unidentified.
@@ -99,8 +139,7 @@ local function announce(meta, clock)
     for index = first, last do
       local text = applied[index - first + 1]
       if text then
-        local number = string.match(text, '^(%d+) %d+$') or error('malformed applied')
-        lines[#lines + 1] = 'a ' .. flushed[index] .. ' ' .. number
+        lines[#lines + 1] = string.format('a %s %.0f', flushed[index], (applied_of(text)))
       end
     end
     redis.call('SREM', FLUSHED, unpack(flushed, first, last))
@@ -111,9 +150,8 @@ local function announce(meta, clock)
     local last = told
     local entries = redis.call('XRANGE', CLAIMS, from, '+', 'COUNT', MOST_ROOMS)
     for _, entry in ipairs(entries) do
-      local number = string.match(entry[1], '^(%d+)%-0$') or error('malformed claim')
-      lines[#lines + 1] = 'c ' .. number .. ' ' .. entry[2][1] .. ' ' .. entry[2][2]
-      last = tonumber(number)
+      last = claim_of(entry)
+      lines[#lines + 1] = string.format('c %.0f %s %s', last, entry[2][1], entry[2][2])
     end
     if #entries < MOST_ROOMS then
       last = claim

@@ -17,14 +17,17 @@ return answer(function(now, meta, clock)
   if whole(redis.call('HGET', LEASES, me) or 0, 'lease') <= now then
     return { tag, 'done', 'resync' }
   end
-  local last, last_claims = string.match(redis.call('HGET', APPLIED, me) or '0 0', '^(%d+) (%d+)$')
-  if not last then
-    error('malformed applied')
-  end
-  if number == tonumber(last) then
+  local last, last_claims = check_own(me, MINE, IDS)
+  if number == last then
     return { tag, 'done', 'applied', last_claims, announce(meta, clock) }
-  elseif number ~= tonumber(last) + 1 then
+  elseif number ~= last + 1 then
     return { tag, 'done', 'resync' }
+  end
+
+  check_sums(meta)
+  local older_last, older_claims
+  if resyncs then
+    older_last, older_claims = check_own(older, OLDER_MINE, OLDER_IDS)
   end
 
   local at = 9
@@ -107,7 +110,11 @@ return answer(function(now, meta, clock)
     end
   end
 
-  redis.call('HSET', APPLIED, me, string.format('%.0f %.0f', number, claims_from))
+  note_own(me, number, claims_from, MINE, IDS)
+  if resyncs and redis.call('HEXISTS', APPLIED, older) == 1 then
+    note_own(older, older_last, older_claims, OLDER_MINE, OLDER_IDS)
+  end
+  note_sums()
   redis.call('SADD', FLUSHED, me)
   if ARGV[8] == '1' then
     local card = redis.call('HGET', NODES, me) or error('malformed node')

@@ -183,8 +183,14 @@ impl Lane {
         let known = command("EVALSHA", &script.sha1);
         match self.request(&known, TIMEOUT).await {
             Err(StoreError::Away(Away::Redis(error))) if is_unknown_script(&error) => {
-                self.request(&command("EVAL", &script.source), TIMEOUT)
-                    .await
+                let done = self
+                    .request(&command("EVAL", &script.source), TIMEOUT)
+                    .await;
+                // A source needs no digest: "unknown" answers another call here.
+                if done.is_err() {
+                    self.give_up();
+                }
+                done
             }
             done => done,
         }

@@ -43,15 +43,17 @@ return answer(function(now, meta, clock)
     if left > 0 then
       local card = redis.call('HGET', NODES, incarnation) or ''
       local synced, since, connections, name = string.match(card, '^([01]) (%d+) (%d+) (.*)$')
-      if not synced then
+      if not synced or not is_id(incarnation) then
         error('malformed node')
       end
       live[#live + 1] = incarnation
       live[#live + 1] = math.min(left, LEASE_MS)
       live[#live + 1] = synced
-      live[#live + 1] = since
-      live[#live + 1] = connections
+      live[#live + 1] = whole(since, 'node')
+      live[#live + 1] = whole(connections, 'node')
       live[#live + 1] = name
+    elseif not is_id(incarnation) then
+      error('malformed lease')
     elseif #lapsed < MOST_LAPSED then
       lapsed[#lapsed + 1] = incarnation
     end
@@ -60,7 +62,6 @@ return answer(function(now, meta, clock)
     keep(KEYS[index])
   end
 
-  local applied = redis.call('HGET', APPLIED, me) or '0 0'
-  local number = string.match(applied, '^(%d+) %d+$') or error('malformed applied')
+  local number = applied_of(redis.call('HGET', APPLIED, me))
   return { tag, 'done', held and 1 or 0, now, meta('version'), number, wait, live, lapsed }
 end)

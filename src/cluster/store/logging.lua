@@ -4,6 +4,18 @@ local LOG_MS = 300000
 local LOG_BYTES = 67108864
 -- What an entry costs beside its text, roughly.
 local ENTRY_BYTES = 160
+-- A position has room for so many ms, and for so many sequences in one.
+local MOST_MS = 17592186044416
+local SEQUENCES = 1048576
+
+-- Checks that ms and sequence make a position.
+local function position(ms, seq)
+  ms, seq = whole(ms, 'position'), whole(seq, 'position')
+  if ms >= MOST_MS or seq >= SEQUENCES then
+    error('malformed position')
+  end
+  return ms, seq
+end
 
 -- Reads the fields of an entry, and its cost.
 local function entry_of(fields)
@@ -41,6 +53,7 @@ local function cut_log(now, meta, most)
         break
       end
       ms, seq = string.match(found[1], '^(%d+)%-(%d+)$')
+      position(ms, seq)
       held = math.max(held - bytes, 0)
       cut = cut + 1
     end

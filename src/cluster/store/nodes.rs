@@ -145,7 +145,7 @@ fn leased(reply: &mut Reply) -> Result<Leased, StoreError> {
                 synced,
                 since_ms: live.number()?,
                 connections: live.number()?,
-                name: live.text()?,
+                name: String::from_utf8_lossy(&live.bytes()?).into_owned(),
             },
         });
     }

@@ -5,14 +5,15 @@
 --   1 format   the number of this layout of keys; a node that meets a higher one keeps out
 --   2 meta     hash: epoch, version (announcements in it), time (script time, ms), announced_at
 --              (server time, ms), claim and claim_told (last claim made, last announced),
---              log_ms, log_seq (last position of the log), log_bytes, cut_ms, cut_seq (last position
+--              rooms and people (how many fields totals and who had), log_ms, log_seq (last position of the log), log_bytes, cut_ms, cut_seq (last position
 --              cut off the log)
 --   and in the keyspace of the epoch that the caller knows:
 --   3 totals   hash: room -> connections unidentified identities members
 --   4 who      hash: room \n fingerprint -> number of nodes that have it
 --   5 leases   hash: incarnation -> end of its lease in script time, ms; 0 once given up
 --   6 nodes    hash: incarnation -> synced since connections name
---   7 applied  hash: incarnation -> number of its last batch, number of that batch's first claim
+--   7 applied  hash: incarnation -> number of its last batch, number of that batch's first claim,
+--              how many fields its mine and members its ids then had
 --   8 changed  set: rooms to announce
 --   9 flushed  set: incarnations that flushed since the last announcement
 --   10 claims  stream: claim number -> connection, incarnation; the last 100,000
@@ -41,11 +42,25 @@ local channels = string.sub(META, 1, -5)
 
 -- Reads a whole number that Redis or a caller handed over.
 local function whole(text, what)
-  local number = tonumber(text)
+  local number = text and tonumber(text)
   if not number or number < 0 or number > 9007199254740991 or number ~= math.floor(number) then
     error('malformed ' .. what)
   end
   return number
+end
+
+local function is_id(text)
+  return type(text) == 'string' and #text == 16 and not string.find(text, '[^0-9a-f]')
+    and text ~= '0000000000000000'
+end
+
+-- Reads the number of a claim; its first field is the connection, the value of that the node.
+local function claim_of(entry)
+  local connection, holder = entry[2][1], entry[2][2]
+  if #connection ~= 32 or string.find(connection, '[^0-9a-f]') or not is_id(holder) then
+    error('malformed claim')
+  end
+  return whole(string.match(entry[1], '^(%d+)%-0$'), 'claim')
 end
 
 local function keep(key)
@@ -87,8 +102,11 @@ local function answer(work)
   local time = redis.call('TIME')
   local clock = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
   local known = redis.pcall('HMGET', META, 'epoch', 'version', 'time')
-  local epoch, version, now = known[1], tonumber(known[2] or ''), tonumber(known[3] or '')
-  local sound = not known.err and epoch and version and now and #epoch == 16
+  local epoch = known[1]
+  local sound, version, now = pcall(function()
+    return whole(known[2], 'version'), whole(known[3], 'time')
+  end)
+  sound = sound and is_id(epoch)
   local lowered = sound and epoch == ARGV[2] and version < tonumber(ARGV[3])
   if not sound or lowered or math.abs(clock - now) >= STEP_MS then
     begin(clock)

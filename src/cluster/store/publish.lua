@@ -4,7 +4,6 @@
 --       knows, ms and sequence; 12 keyed: 1 where KEYS[13] counts.
 -- Reply: 'ordered' or 'duplicate', ms, sequence; or 'conflict'.
 local MOST_CUT = 1000
-local SEQUENCES = 1048576
 
 return answer(function(now, meta)
   local ONCE = KEYS[13]
@@ -12,9 +11,8 @@ return answer(function(now, meta)
     local had = redis.call('GET', ONCE)
     if had then
       local ms, seq, digest = string.match(had, '^(%d+) (%d+) (%x+)$')
-      if not ms then
-        error('malformed once')
-      elseif digest ~= ARGV[9] then
+      position(ms, seq)
+      if digest ~= ARGV[9] then
         return { tag, 'done', 'conflict' }
       end
       return { tag, 'done', 'duplicate', ms, seq }
@@ -30,8 +28,8 @@ return answer(function(now, meta)
       end
     end
   end
-  after(meta('log_ms'), meta('log_seq'))
-  after(whole(ARGV[10], 'floor'), whole(ARGV[11], 'floor'))
+  after(position(meta('log_ms'), meta('log_seq')))
+  after(position(ARGV[10], ARGV[11]))
 
   local fields = { 'room', ARGV[5], 'event', ARGV[6], 'data', ARGV[7], 'origin', ARGV[8], 'at', string.format('%.0f', now) }
   local _, bytes = entry_of(fields)

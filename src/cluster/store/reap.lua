@@ -9,6 +9,8 @@ return answer(function(now, meta, clock)
     return { tag, 'done', 0 }
   end
 
+  check_sums(meta)
+  local number, claims = check_own(lapsed, MINE, IDS)
   local identities, members, rooms = {}, {}, {}
   local gone = redis.call('SPOP', IDS, steps)
   for _, entry in ipairs(gone) do
@@ -42,8 +44,11 @@ return answer(function(now, meta, clock)
   keep(CHANGED)
   keep(TOTALS)
 
+  note_sums()
   local more = redis.call('SCARD', IDS) > 0 or redis.call('HLEN', MINE) > 0
-  if not more then
+  if more then
+    note_own(lapsed, number, claims, MINE, IDS)
+  else
     redis.call('HDEL', LEASES, lapsed)
     redis.call('HDEL', NODES, lapsed)
     redis.call('HDEL', APPLIED, lapsed)

@@ -65,7 +65,7 @@ scripts! {
     block: "prelude.lua" "block.lua";
     blocks: "prelude.lua" "blocks.lua";
     publish: "prelude.lua" "logging.lua" "publish.lua";
-    log_span: "prelude.lua" "log_span.lua";
+    log_span: "prelude.lua" "logging.lua" "log_span.lua";
     send: "send.lua";
 }
 

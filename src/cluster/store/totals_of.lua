@@ -14,7 +14,6 @@ return answer(function(_, meta)
       rooms[#rooms + 1] = m
     end
   end
-  local applied = redis.call('HGET', APPLIED, ARGV[5]) or '0 0'
-  local number = string.match(applied, '^(%d+) %d+$') or error('malformed applied')
+  local number = applied_of(redis.call('HGET', APPLIED, ARGV[5]))
   return { tag, 'done', '0', meta('version'), number, rooms }
 end)

@@ -49,17 +49,7 @@ impl TestStore {
 
     /// A node without a lease.
     pub(crate) async fn stranger(&self) -> TestNode {
-        let mut lane = self.redis.lane();
-        let (epoch, version) = lane.connect().await.expect("the store answers");
-        TestNode {
-            lane,
-            stamp: Stamp {
-                epoch: Some(epoch),
-                version,
-            },
-            me: Incarnation::random(),
-            number: 0,
-        }
+        TestNode::on(&self.redis).await
     }
 
     pub(crate) async fn listen(&self) -> Listener {
@@ -80,6 +70,21 @@ pub(crate) struct TestNode {
 }
 
 impl TestNode {
+    /// A node without a lease.
+    pub(crate) async fn on(redis: &Redis) -> Self {
+        let mut lane = redis.lane();
+        let (epoch, version) = lane.connect().await.expect("the store answers");
+        Self {
+            lane,
+            stamp: Stamp {
+                epoch: Some(epoch),
+                version,
+            },
+            me: Incarnation::random(),
+            number: 0,
+        }
+    }
+
     pub(crate) fn card() -> Card {
         Card {
             name: "node a".to_owned(),
