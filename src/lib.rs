@@ -10,6 +10,7 @@
 //! - [`auth`]: tokens, tickets, and what they permit.
 //! - [`api`]: the HTTP edge; [`app`] has every route on one screen.
 //! - [`server`]: sockets; who is admitted, and how it all ends.
+//! - [`cluster`]: what nodes share, with Redis.
 //! - [`config`], [`cli`], [`telemetry`], [`run`]: settings in, log lines out, start to stop.
 //!
 //! Invariants:
@@ -27,6 +28,7 @@ pub mod api;
 pub mod app;
 pub mod auth;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod delivery;
 pub mod hub;

@@ -1,0 +1,3 @@
+//! What nodes share: with Redis, every node shows what all of them count.
+
+pub mod store;
