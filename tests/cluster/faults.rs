@@ -14,7 +14,7 @@ use crate::{
     crowd::{Churn, Crowd, FRONT, LAG, Seen},
     dice::Dice,
     node::{Cluster, names_of},
-    proxy::Weather,
+    proxy::{CLOCK, Weather},
     resp::Reply,
     truth::{Bounds, SERVICE},
     wire::{Client, Numbers, PATIENCE, is_partial, until},
@@ -42,7 +42,10 @@ struct Scene {
 
 impl Scene {
     async fn begin() -> Self {
-        let cluster = Cluster::start(3).await;
+        Self::on(Cluster::start(3).await).await
+    }
+
+    async fn on(cluster: Cluster) -> Self {
         let crowd = Crowd::of(&cluster, READERS).await;
         let churn = crowd.churn(CHURN);
         let began = Instant::now();
@@ -337,6 +340,31 @@ async fn serve_alone(scene: Scene, restore: impl FnOnce(&Cluster)) {
     for reader in [&mut first, &mut second, &mut others] {
         reader.expect_message(&json!("c")).await;
     }
+}
+
+#[tokio::test]
+async fn a_clock_of_redis_that_steps_an_hour_back_and_forth_bends_no_number() {
+    let scene = Scene::on(Cluster::faking_clock(3).await).await;
+    let hour = Duration::from_secs(3_600).as_millis();
+    for step in [format!("{hour}"), format!("-{hour}"), "0".to_owned()] {
+        let set = scene.cluster.redis.call(&["SET", CLOCK, &step]).await;
+        assert_eq!(set.unwrap().text(), "OK");
+        let stepped = Instant::now();
+        sleep(BURIED).await;
+        // Nobody lost its lease for good, and nobody keeps one that it should not.
+        scene.cluster.wait_until_met().await;
+        let window = BURIED + LAG;
+        scene
+            .crowd
+            .expect_seen((stepped, Instant::now()), window, calm);
+    }
+    let mut scene = scene;
+    let dead = scene.crowd.on_node(1);
+    scene.crowd.shut(1);
+    let killed = Instant::now();
+    scene.cluster.nodes[1].kill();
+    let healed = scene.heals(killed + BURIED).await;
+    healed.expect_seen(BURIED + LAG, |seen, truth| not_above(seen, truth, dead));
 }
 
 #[tokio::test]

@@ -1,13 +1,14 @@
-//! Several nodes that share a real Redis: what Redis keeps, and what readers and back ends see.
+//! Several nodes that share a real Redis, as their readers and back ends see them, and the store
+//! that they stand on.
 //!
 //! Real processes, a real clock. Every test has nodes and a Redis of its own, and the whole takes
 //! a few minutes, most of it waiting: more tests at a time than cores (`--test-threads 4`) are
 //! quicker.
 
-#![expect(clippy::print_stdout, reason = "some tests say what they measured")]
 #![expect(
     clippy::unwrap_used,
-    reason = "all of this is tests, their helpers too"
+    clippy::print_stdout,
+    reason = "all of this is tests, their helpers too, and some say what they measured"
 )]
 
 mod basics;

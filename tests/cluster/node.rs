@@ -183,6 +183,7 @@ pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
     pub(crate) links: Vec<Proxy>,
     pub(crate) redis: Redis,
+    fakes_clock: bool,
 }
 
 impl Cluster {
@@ -193,11 +194,21 @@ impl Cluster {
 
     /// As [`Self::start`], with these settings on every node.
     pub(crate) async fn with(count: usize, settings: &[(&str, &str)]) -> Self {
+        Self::build(count, settings, false).await
+    }
+
+    /// As [`Self::start`], the scripts of all nodes taking their time from [`crate::proxy::CLOCK`].
+    pub(crate) async fn faking_clock(count: usize) -> Self {
+        Self::build(count, &[], true).await
+    }
+
+    async fn build(count: usize, settings: &[(&str, &str)], fakes_clock: bool) -> Self {
         let redis = Redis::start().await;
         let mut cluster = Self {
             nodes: Vec::new(),
             links: Vec::new(),
             redis,
+            fakes_clock,
         };
         for number in 0..count {
             cluster.add(&format!("node-{number}"), settings).await;
@@ -208,7 +219,11 @@ impl Cluster {
 
     /// Starts one more.
     pub(crate) async fn add(&mut self, name: &str, settings: &[(&str, &str)]) {
-        let link = Proxy::before(self.redis.address(), self.links.len() as u64).await;
+        let (redis, seed) = (self.redis.address(), self.links.len() as u64);
+        let link = match self.fakes_clock {
+            true => Proxy::faking_clock(redis, seed).await,
+            false => Proxy::before(redis, seed).await,
+        };
         let url = link.url();
         let mut settings = settings.to_vec();
         settings.push(("redis_url", &url));

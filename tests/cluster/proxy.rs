@@ -29,6 +29,10 @@ use crate::{
     resp::{self, Reply},
 };
 
+/// By how many milliseconds the clock that scripts see is ahead of the server's own, where a link
+/// fakes it. A key of the tests' own.
+pub(crate) const CLOCK: &str = "tests:clock";
+
 /// What is wrong with a link; nothing by default.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Weather {
@@ -59,6 +63,7 @@ pub(crate) struct Proxy {
 #[derive(Debug)]
 struct Shared {
     upstream: SocketAddr,
+    fakes_clock: bool,
     weather: watch::Sender<Weather>,
     dice: Mutex<Dice>,
     requests: Mutex<BTreeMap<String, u64>>,
@@ -67,10 +72,21 @@ struct Shared {
 impl Proxy {
     /// One in fair weather before the Redis there; chance begins at the seed.
     pub(crate) async fn before(upstream: SocketAddr, seed: u64) -> Self {
+        Self::with(upstream, seed, false).await
+    }
+
+    /// One that has scripts see the time that [`CLOCK`] says. Every script then goes over the link
+    /// as a whole, since Redis knows none by the name that the node gives it.
+    pub(crate) async fn faking_clock(upstream: SocketAddr, seed: u64) -> Self {
+        Self::with(upstream, seed, true).await
+    }
+
+    async fn with(upstream: SocketAddr, seed: u64, fakes_clock: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await;
         let listener = listener.expect("a port is free");
         let shared = Arc::new(Shared {
             upstream,
+            fakes_clock,
             weather: watch::Sender::new(Weather::default()),
             dice: Mutex::new(Dice::new(seed)),
             requests: Mutex::default(),
@@ -168,16 +184,41 @@ async fn requests(
                 .first()
                 .map_or_else(String::new, Reply::text);
             let name = name.to_ascii_uppercase();
+            let frame: Vec<u8> = bytes.drain(..length).collect();
+            let frame = match name.as_str() {
+                "EVAL" if shared.fakes_clock => with_faked_clock(&request),
+                _ => frame,
+            };
             *shared.requests.lock().entry(name).or_default() += 1;
-            to.write_all(&bytes[..length]).await?;
+            to.write_all(&frame).await?;
             let one_in = shared.weather.borrow().double_one_in;
             if shared.dice.lock().is_one_in(one_in) {
-                to.write_all(&bytes[..length]).await?;
+                to.write_all(&frame).await?;
             }
-            bytes.drain(..length);
         }
     }
     Ok(())
+}
+
+/// A script's call, the script taking its time from [`CLOCK`].
+fn with_faked_clock(request: &Reply) -> Vec<u8> {
+    const TIME: &str = "redis.call('TIME')";
+    let faked = format!(
+        "(function() local time = {TIME} local ms = time[1] * 1000 + math.floor(time[2] / 1000) \
+         + (redis.call('GET', '{CLOCK}') or 0) \
+         return {{ string.format('%d', math.floor(ms / 1000)), string.format('%d', ms % 1000 * 1000) }} \
+         end)()"
+    );
+    let words = request.items().iter().enumerate();
+    let words: Vec<Vec<u8>> = words
+        .map(|(at, word)| match (at, word) {
+            (1, script) => script.text().replace(TIME, &faked).into_bytes(),
+            (_, Reply::Text(text)) => text.clone(),
+            (_, other) => other.text().into_bytes(),
+        })
+        .collect();
+    let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
+    resp::request(&words)
 }
 
 /// What waits to be written to the node, the first due on top.
@@ -306,6 +347,23 @@ mod tests {
         });
         let lost = tokio::time::timeout(SHORT, open.call(&["ECHO", "lost"])).await;
         assert!(lost.is_err(), "{lost:?}");
+    }
+
+    #[tokio::test]
+    async fn scripts_see_the_clock_that_a_test_sets() {
+        const ASK: [&str; 3] = ["EVAL", "return redis.call('TIME')[1]", "0"];
+        let redis = Redis::start().await;
+        let proxy = Proxy::faking_clock(redis.address(), 1).await;
+        let mut link = Connection::to(proxy.address()).await.unwrap();
+        let seconds = |reply: Reply| reply.text().parse::<i64>().unwrap();
+        let real = seconds(redis.call(&ASK).await.unwrap());
+        assert!((0..=5).contains(&(seconds(link.call(&ASK).await.unwrap()) - real)));
+        for hours in [1, -1] {
+            let ahead = (hours * 3_600_000).to_string();
+            redis.call(&["SET", CLOCK, &ahead]).await.unwrap();
+            let shown = seconds(link.call(&ASK).await.unwrap());
+            assert!((0..=5).contains(&(shown - real - hours * 3_600)), "{shown}");
+        }
     }
 
     #[tokio::test]
