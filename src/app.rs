@@ -29,6 +29,7 @@ use crate::{
     },
     config::{Config, Origins},
     delivery::shards::{Shards, Tally},
+    history::History,
     hub::{Hub, Patterns, Tempo},
     server::{
         admission::{Admission, Full, Limits, Places},
@@ -45,6 +46,7 @@ pub struct App(Arc<Shared>);
 struct Shared {
     config: Config,
     hub: Hub,
+    history: History,
     verifier: Verifier,
     tickets: TicketKeys,
     admission: Admission,
@@ -144,8 +146,12 @@ impl App {
             address: config.max_connections_per_ip,
             member: config.max_connections_per_member,
         };
+        let hub = Hub::new(Box::new(Encoder), tempo);
+        let history = History::begin(Instant::now(), unix_ms());
+        hub.record_to(Arc::new(history.clone()));
         Self(Arc::new(Shared {
-            hub: Hub::new(Box::new(Encoder), tempo),
+            hub,
+            history,
             verifier,
             tickets,
             admission: Admission::new(limits),
@@ -188,6 +194,12 @@ impl App {
     #[must_use]
     pub fn hub(&self) -> &Hub {
         &self.0.hub
+    }
+
+    /// What this node's numbers were.
+    #[must_use]
+    pub fn history(&self) -> &History {
+        &self.0.history
     }
 
     /// What verifies tokens.
@@ -272,7 +284,7 @@ impl App {
     /// Now, in milliseconds of Unix time.
     #[must_use]
     pub fn unix_ms(&self) -> u64 {
-        u64::try_from(unix_now().as_millis()).unwrap_or(u64::MAX)
+        unix_ms()
     }
 
     /// How much longer a ticket's connection or viewer is refused, if at all.
@@ -322,6 +334,11 @@ fn unix_now() -> Duration {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
+}
+
+/// Now, in milliseconds of Unix time.
+pub(crate) fn unix_ms() -> u64 {
+    u64::try_from(unix_now().as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn not_found(uri: Uri) -> ApiError {
