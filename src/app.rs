@@ -21,7 +21,7 @@ use crate::{
     api::{
         connections,
         error::{ApiError, Code},
-        health, join, messages, pages, rooms, stream,
+        health, history, join, messages, pages, rooms, stream,
     },
     auth::{
         ticket::{InvalidTicket, Ticket, TicketKeys},
@@ -115,7 +115,11 @@ pub fn routes(config: &Config, face: Face) -> Vec<(&'static str, MethodRouter<Ap
         ("/v1/rooms/{room}", get(rooms::room_count)),
         ("/v1/rooms/{room}/connections", get(connections::in_room)),
         ("/v1/rooms/{room}/messages", post(messages::to_room)),
+        ("/v1/rooms/{room}/history", get(history::of_room)),
+        ("/v1/rooms/{room}/history.svg", get(history::room_plot)),
         ("/v1/stats", get(rooms::stats)),
+        ("/v1/history", get(history::of_service)),
+        ("/v1/history.svg", get(history::service_plot)),
         ("/livez", get(health::live)),
         ("/readyz", get(health::ready)),
         ("/openapi.yaml", get(health::openapi)),

@@ -6,9 +6,12 @@
 pub mod connections;
 pub mod error;
 pub mod health;
+pub mod history;
 pub mod join;
 pub mod messages;
 pub mod pages;
+mod plot;
 pub mod request;
 pub mod rooms;
 pub mod stream;
+mod svg;

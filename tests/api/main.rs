@@ -6,6 +6,7 @@ mod cli;
 mod connections;
 mod drain;
 mod helpers;
+mod history;
 mod join;
 mod limits;
 mod messages;
