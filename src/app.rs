@@ -19,7 +19,7 @@ use tower_http::{
 
 use crate::{
     api::{
-        connections,
+        badge, connections,
         error::{ApiError, Code},
         health, history, join, messages, pages, rooms, stream,
     },
@@ -110,6 +110,7 @@ pub fn routes(config: &Config, face: Face) -> Vec<(&'static str, MethodRouter<Ap
         ),
         ("/v1/users/{user_id}/messages", post(messages::to_user)),
         ("/v1/blogs/{blog_id}/count", get(rooms::blog_count)),
+        ("/v1/blogs/{blog_id}/badge.svg", get(badge::badge)),
         ("/v1/counts", get(rooms::counts).post(rooms::post_counts)),
         ("/v1/rooms", get(rooms::list)),
         ("/v1/rooms/{room}", get(rooms::room_count)),

@@ -88,6 +88,12 @@ codes! {
     InvalidPrefix = BAD_REQUEST "invalid_prefix",
     /// `minutes` is no number from 1 to 1,440.
     InvalidMinutes = BAD_REQUEST "invalid_minutes",
+    /// A badge's label cannot be shown.
+    InvalidLabel = BAD_REQUEST "invalid_label",
+    /// A badge's colour is none.
+    InvalidColor = BAD_REQUEST "invalid_color",
+    /// A badge's style is none.
+    InvalidStyle = BAD_REQUEST "invalid_style",
     /// `block` is no number of seconds from 0 to 86,400.
     InvalidBlock = BAD_REQUEST "invalid_block",
     /// `event` cannot name a message.

@@ -2,6 +2,7 @@
 
 mod auth;
 mod bad_input;
+mod badge;
 mod cli;
 mod connections;
 mod drain;
