@@ -19,9 +19,9 @@ use tower_http::{
 
 use crate::{
     api::{
-        connections,
+        badge, connections,
         error::{ApiError, Code},
-        health, join, messages, pages, peers, rooms, stream,
+        health, history, join, messages, pages, peers, rooms, stream,
     },
     auth::{
         ticket::{InvalidTicket, Ticket, TicketKeys},
@@ -30,6 +30,7 @@ use crate::{
     cluster::{Cluster, Membership, Tasks, store::InvalidUrl},
     config::{Config, Origins},
     delivery::shards::{Shards, Tally},
+    history::History,
     hub::{Hub, Patterns, Tempo},
     server::{
         admission::{Admission, Full, Limits, Places},
@@ -46,6 +47,7 @@ pub struct App(Arc<Shared>);
 struct Shared {
     config: Config,
     hub: Hub,
+    history: History,
     verifier: Verifier,
     tickets: TicketKeys,
     admission: Admission,
@@ -110,12 +112,17 @@ pub fn routes(config: &Config, face: Face) -> Vec<(&'static str, MethodRouter<Ap
         ),
         ("/v1/users/{user_id}/messages", post(messages::to_user)),
         ("/v1/blogs/{blog_id}/count", get(rooms::blog_count)),
+        ("/v1/blogs/{blog_id}/badge.svg", get(badge::badge)),
         ("/v1/counts", get(rooms::counts).post(rooms::post_counts)),
         ("/v1/rooms", get(rooms::list)),
         ("/v1/rooms/{room}", get(rooms::room_count)),
         ("/v1/rooms/{room}/connections", get(connections::in_room)),
         ("/v1/rooms/{room}/messages", post(messages::to_room)),
+        ("/v1/rooms/{room}/history", get(history::of_room)),
+        ("/v1/rooms/{room}/history.svg", get(history::room_plot)),
         ("/v1/stats", get(rooms::stats)),
+        ("/v1/history", get(history::of_service)),
+        ("/v1/history.svg", get(history::service_plot)),
         ("/livez", get(health::live)),
         ("/readyz", get(health::ready)),
         ("/openapi.yaml", get(health::openapi)),
@@ -146,8 +153,12 @@ impl App {
             address: config.max_connections_per_ip,
             member: config.max_connections_per_member,
         };
+        let hub = Hub::new(Box::new(Encoder), tempo);
+        let history = History::begin(Instant::now(), unix_ms());
+        hub.record_to(Arc::new(history.clone()));
         Self(Arc::new(Shared {
-            hub: Hub::new(Box::new(Encoder), tempo),
+            hub,
+            history,
             verifier,
             tickets,
             admission: Admission::new(limits),
@@ -191,6 +202,12 @@ impl App {
     #[must_use]
     pub fn hub(&self) -> &Hub {
         &self.0.hub
+    }
+
+    /// What this node's numbers were.
+    #[must_use]
+    pub fn history(&self) -> &History {
+        &self.0.history
     }
 
     /// What verifies tokens.
@@ -308,7 +325,7 @@ impl App {
     /// Now, in milliseconds of Unix time.
     #[must_use]
     pub fn unix_ms(&self) -> u64 {
-        u64::try_from(unix_now().as_millis()).unwrap_or(u64::MAX)
+        unix_ms()
     }
 
     /// How much longer a ticket's connection or viewer is refused, if at all.
@@ -358,6 +375,11 @@ fn unix_now() -> Duration {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
+}
+
+/// Now, in milliseconds of Unix time.
+pub(crate) fn unix_ms() -> u64 {
+    u64::try_from(unix_now().as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn not_found(uri: Uri) -> ApiError {

@@ -5,6 +5,7 @@
 //!
 //! - [`hub`]: who is in which room; the numbers, the messages, who is told what and when. Pure:
 //!   it knows no socket, HTTP, JSON or token.
+//! - [`history`]: what the numbers were, noted as the hub changes them.
 //! - [`sse`]: what streams are told, as `text/event-stream` bytes.
 //! - [`delivery`]: those bytes to open streams.
 //! - [`auth`]: tokens, tickets, and what they permit.
@@ -31,6 +32,7 @@ pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod delivery;
+pub mod history;
 pub mod hub;
 pub mod run;
 pub mod server;

@@ -6,7 +6,7 @@ use std::{error::Error, io, net::SocketAddr, process::ExitCode, time::Duration};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
-    app::{App, Face},
+    app::{App, Face, unix_ms},
     auth::{
         keys::Keys,
         ticket::TicketKeys,
@@ -105,6 +105,8 @@ async fn until_stopped(config: Config) -> Result<ExitCode, Box<dyn Error>> {
     let hub = app.hub().clone();
     let mut pulse = tokio::spawn(async move { hub.run().await });
     let keys = tokio::spawn(app.verifier().keep_fresh());
+    let history = app.history().clone();
+    let history = tokio::spawn(async move { history.run(unix_ms).await });
     announce(&app, &servers);
 
     tokio::select! {
@@ -136,6 +138,7 @@ async fn until_stopped(config: Config) -> Result<ExitCode, Box<dyn Error>> {
     }
     pulse.abort();
     keys.abort();
+    history.abort();
     Ok(ExitCode::SUCCESS)
 }
 

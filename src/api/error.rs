@@ -86,6 +86,14 @@ codes! {
     InvalidCursor = BAD_REQUEST "invalid_cursor",
     /// `prefix` cannot begin a room's name.
     InvalidPrefix = BAD_REQUEST "invalid_prefix",
+    /// `minutes` is no number from 1 to 1,440.
+    InvalidMinutes = BAD_REQUEST "invalid_minutes",
+    /// A badge's label cannot be shown.
+    InvalidLabel = BAD_REQUEST "invalid_label",
+    /// A badge's colour is none.
+    InvalidColor = BAD_REQUEST "invalid_color",
+    /// A badge's style is none.
+    InvalidStyle = BAD_REQUEST "invalid_style",
     /// `block` is no number of seconds from 0 to 86,400.
     InvalidBlock = BAD_REQUEST "invalid_block",
     /// `event` cannot name a message.
@@ -118,6 +126,8 @@ codes! {
     WrongUser = FORBIDDEN "wrong_user",
     /// There is nothing at this path.
     NotFound = NOT_FOUND "not_found",
+    /// The room is of a kind whose past is not kept.
+    NoHistory = NOT_FOUND "no_history",
     /// No open stream has this connection.
     UnknownConnection = NOT_FOUND "unknown_connection",
     /// The path does not take this method.

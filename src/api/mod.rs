@@ -3,13 +3,17 @@
 //! What handlers share is in [`request`]: bodies, paths and queries, each refused with its own
 //! code, and rooms as asked for.
 
+pub mod badge;
 pub mod connections;
 pub mod error;
 pub mod health;
+pub mod history;
 pub mod join;
 pub mod messages;
 pub mod pages;
 pub mod peers;
+mod plot;
 pub mod request;
 pub mod rooms;
 pub mod stream;
+mod svg;

@@ -129,8 +129,8 @@ async fn one_count(
 ) -> Result<Response, ApiError> {
     reader.may_read(room)?;
     let count = Count::of(room, peers::occupancy(app, room).await);
-    let public = reader.anonymous().open(room);
-    cacheable(&count, public, known)
+    let audience = Audience::of(reader.anonymous().open(room));
+    cacheable(&count, audience, known)
 }
 
 /// `GET /v1/counts`.
@@ -191,7 +191,7 @@ async fn many_counts(
     match known {
         Some(known) => {
             let public = rooms.iter().all(|room| reader.anonymous().open(room));
-            cacheable(&counts, public, known)
+            cacheable(&counts, Audience::of(public), known)
         }
         None => Ok(([(header::CACHE_CONTROL, "no-store")], Json(counts)).into_response()),
     }
@@ -373,30 +373,65 @@ impl Order {
     }
 }
 
-/// Answers with an entity tag of the body, or 304 where the client has it (RFC 9110, section
-/// 13.1.2). What anybody may read, any cache may keep for a second.
-fn cacheable(answer: &impl Serialize, public: bool, known: &Known) -> Result<Response, ApiError> {
+/// Whose eyes an answer is for, which says what caches may do with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Audience {
+    /// Anybody's: any cache may keep it for so many seconds.
+    Public(u8),
+    /// The bearer's.
+    Private,
+}
+
+impl Audience {
+    /// That of numbers which anybody may read or not: what is public, is so for a second.
+    pub(super) fn of(public: bool) -> Self {
+        if public {
+            Self::Public(1)
+        } else {
+            Self::Private
+        }
+    }
+}
+
+fn cacheable(
+    answer: &impl Serialize,
+    audience: Audience,
+    known: &Known,
+) -> Result<Response, ApiError> {
     let body = serde_json::to_vec(answer).map_err(|error| ApiError::internal(&error))?;
+    tagged(body, "application/json", audience, known)
+}
+
+/// Answers with an entity tag of the body, or 304 where the client has it (RFC 9110, section
+/// 13.1.2).
+pub(super) fn tagged(
+    body: Vec<u8>,
+    media_type: &'static str,
+    audience: Audience,
+    known: &Known,
+) -> Result<Response, ApiError> {
     let digest = digest::digest(&digest::SHA256, &body);
     let half = digest.as_ref().first_chunk().copied().unwrap_or_default();
     let tag = format!("\"{:032x}\"", u128::from_be_bytes(half));
     let mut response = if known.has(&tag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
-        ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+        ([(header::CONTENT_TYPE, media_type)], body).into_response()
     };
     let headers = response.headers_mut();
     let tag = HeaderValue::try_from(tag).map_err(|error| ApiError::internal(&error))?;
     headers.insert(header::ETAG, tag);
-    let control = if public {
-        "public, max-age=1"
-    } else {
-        headers.insert(
-            header::VARY,
-            HeaderValue::from_static("authorization, cookie"),
-        );
-        "private, no-cache"
+    let control = match audience {
+        Audience::Public(seconds) => HeaderValue::try_from(format!("public, max-age={seconds}"))
+            .map_err(|error| ApiError::internal(&error))?,
+        Audience::Private => {
+            headers.insert(
+                header::VARY,
+                HeaderValue::from_static("authorization, cookie"),
+            );
+            HeaderValue::from_static("private, no-cache")
+        }
     };
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(control));
+    headers.insert(header::CACHE_CONTROL, control);
     Ok(response)
 }

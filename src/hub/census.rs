@@ -49,23 +49,32 @@ impl State {
         here.chain(only_elsewhere).collect()
     }
 
-    pub(super) fn totals(&self) -> Totals {
+    /// The numbers of this node alone.
+    pub(super) fn own_total(&self) -> Occupancy {
         let connections = u32::try_from(self.connections.count()).unwrap_or(u32::MAX);
-        let own = Occupancy {
+        Occupancy {
             viewers: self.people.in_rooms + self.unidentified,
             connections,
             members: self.people.members,
             partial: self.rooms.partial,
-        };
+        }
+    }
+
+    /// The numbers of all nodes.
+    pub(super) fn total(&self) -> Occupancy {
         let others = self.sharing.as_ref().map(|sharing| sharing.service);
+        self.own_total().plus(others.unwrap_or_default())
+    }
+
+    pub(super) fn totals(&self) -> Totals {
         let elsewhere = self.rooms.all_elsewhere();
         let only_elsewhere = elsewhere
             .filter(|(name, _)| !self.is_occupied(name))
             .count();
         let only_elsewhere = u32::try_from(only_elsewhere).unwrap_or(u32::MAX);
         Totals {
-            occupancy: own.plus(others.unwrap_or_default()),
-            own,
+            occupancy: self.total(),
+            own: self.own_total(),
             rooms: self.rooms.occupied.saturating_add(only_elsewhere),
             held: self.connections.held(),
             kept_rooms: self.rooms.len(),

@@ -31,6 +31,7 @@ impl State {
         let connection = self.connections.at(index);
         let phase = std::mem::replace(&mut connection.phase, Phase::Ended);
         self.people.depart(viewer, index);
+        self.record_node(now);
         match phase {
             Phase::Open => {
                 self.turnover.ended[reason as usize] += 1;

@@ -75,6 +75,16 @@ pub trait Encode: Send + Sync {
     fn count(&self, room: &RoomId, occupancy: Occupancy) -> Frame;
 }
 
+/// Is told every number as it changes, in order and under the hub's lock, so it must be quick.
+/// Within one step a number may change twice at the same `now`: only the last one was.
+pub trait Record: fmt::Debug + Send + Sync {
+    /// A room's numbers are these now; zero where it was vacated.
+    fn note_room(&self, room: &RoomId, occupancy: Occupancy, now: Instant);
+
+    /// The numbers of the whole node are these now.
+    fn note_node(&self, occupancy: Occupancy, now: Instant);
+}
+
 /// The hub's own settings.
 #[derive(Debug, Clone, Copy)]
 pub struct Tempo {
@@ -376,6 +386,22 @@ impl Hub {
     #[must_use]
     pub fn occupancy(&self, room: &RoomId) -> Occupancy {
         self.0.state.lock().occupancy(room)
+    }
+
+    /// From now on every change of a number is told to `record`.
+    pub fn record_to(&self, record: Arc<dyn Record>) {
+        self.0.state.lock().record = Some(record);
+    }
+
+    /// A room's numbers now, which the record is told too: it may have had no place for them.
+    #[must_use]
+    pub fn recorded_occupancy(&self, room: &RoomId, now: Instant) -> Occupancy {
+        let state = self.0.state.lock();
+        let occupancy = state.occupancy(room);
+        if let Some(record) = &state.record {
+            record.note_room(room, occupancy, now);
+        }
+        occupancy
     }
 
     /// The occupied rooms that are wanted, in no order: personal ones alone, or all others.

@@ -285,6 +285,7 @@ impl State {
                 if let Some(sharing) = &mut self.sharing {
                     sharing.service = *others;
                 }
+                self.record_node(now);
                 continue;
             };
             if let Some(index) = self.rooms.set_elsewhere(name, *others) {

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{
     Bounds, Change, ChangeError, ConnectionId, ConnectionInfo, Entry, MAX_ORDERS, MAX_WATCHED,
-    Opening, Order, Outlet, Patterns, Post, Reason, RoomId, Turnover, Word,
+    Opening, Order, Outlet, Patterns, Post, Reason, Record, RoomId, Turnover, Word,
     block::Blocks,
     connection::{Connection, Connections, Membership, Phase},
     log::Log,
@@ -40,6 +40,8 @@ pub(super) struct State {
     /// The ways to the shards, by their numbers.
     pub(super) posts: Vec<Arc<Post>>,
     pub(super) draining: bool,
+    /// Who is told each change of a number.
+    pub(super) record: Option<Arc<dyn Record>>,
 }
 
 impl State {
@@ -57,6 +59,7 @@ impl State {
             turnover: Turnover::default(),
             posts: Vec::new(),
             draining: false,
+            record: None,
         }
     }
 
@@ -161,6 +164,7 @@ impl State {
         if older.is_none() {
             self.return_of_the_lost(index, now, wakes);
         }
+        self.record_node(now);
         Ok((index, self.opening(index, entry)))
     }
 
@@ -277,9 +281,19 @@ impl State {
         self.rooms.vacate(membership.room);
     }
 
-    /// Notes that a room has something to tell.
+    /// Notes that the numbers of the whole node may have changed.
+    pub(super) fn record_node(&self, now: Instant) {
+        if let Some(record) = &self.record {
+            record.note_node(self.total(), now);
+        }
+    }
+
+    /// Notes that a room's numbers changed, so that it has something to tell.
     pub(super) fn touch(&mut self, index: u32, now: Instant, wakes: &mut Wakes) {
         let room = self.rooms.at(index);
+        if let Some(record) = &self.record {
+            record.note_room(&room.name, room.occupancy(), now);
+        }
         let Beat::Quiet(ready) = room.beat else {
             return;
         };
@@ -374,6 +388,7 @@ impl State {
                 self.order(index, order, wakes);
             }
         }
+        self.record_node(now);
         Ok(self.info(index))
     }
 

@@ -2,10 +2,12 @@
 
 mod auth;
 mod bad_input;
+mod badge;
 mod cli;
 mod connections;
 mod drain;
 mod helpers;
+mod history;
 mod join;
 mod limits;
 mod messages;
