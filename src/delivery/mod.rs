@@ -10,6 +10,7 @@ mod shard;
 pub mod shards;
 mod slot;
 mod slow;
+mod task;
 mod telling;
 mod timing;
 mod wheel;

@@ -1,6 +1,6 @@
-//! A shard: one thread, one epoll, and the streams that live on it.
+//! A shard: one epoll, and the streams that live on it.
 //!
-//! It takes new streams and the hub's words from its queues, watches its sockets, and opens and
+//! It goes in rounds, on a thread of its own, or as a task (`task.rs`): it takes new streams and the hub's words from its queues, watches its sockets, and opens and
 //! ends its slots. What they are told is in `telling.rs`, what becomes of those who do not keep up
 //! in `slow.rs`, and what they are due by the clock in `timing.rs`.
 //!
@@ -29,6 +29,8 @@ use crate::{
 
 /// The token of the waker; slots have theirs by place, and there are never that many.
 pub(super) const WAKER: Token = Token(usize::MAX);
+/// Most events that are taken at a time.
+pub(super) const EVENTS: usize = 1_024;
 /// The last chunk of a body (RFC 9112, section 7.1).
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 /// How long a stream that has its last word is still listened to, so that the close sends no RST.
@@ -42,6 +44,8 @@ pub(super) struct Shard {
     pub(super) slots: Slab<Slot>,
     pub(super) rooms: Rooms,
     pub(super) wheel: Wheel,
+    /// Room for the words of one round, empty between two.
+    taken: Vec<Word>,
     /// Orders and messages that wait for the message before them.
     pub(super) words: VecDeque<Word>,
     /// Rooms with a count to tell.
@@ -76,6 +80,7 @@ impl Shard {
             slots: Slab::new(),
             rooms: Rooms::default(),
             wheel: Wheel::new(),
+            taken: Vec::new(),
             words: VecDeque::new(),
             counts: VecDeque::new(),
             passes: VecDeque::new(),
@@ -91,10 +96,9 @@ impl Shard {
         }
     }
 
-    /// Runs until the way is closed; then drops every stream.
+    /// Runs on a thread until the way is closed; then drops every stream.
     pub(super) fn run(mut self) {
-        let mut events = Events::with_capacity(1_024);
-        let mut words = Vec::new();
+        let mut events = Events::with_capacity(EVENTS);
         while !self.way.is_closed() {
             if let Err(error) = self.poll.poll(&mut events, self.patience())
                 && error.kind() != io::ErrorKind::Interrupted
@@ -102,24 +106,31 @@ impl Shard {
                 tracing::error!(%error, "a shard cannot wait for its sockets");
                 std::thread::sleep(TICK);
             }
-            self.now = Instant::now();
-            self.turn();
-            for event in &events {
-                if event.token() != WAKER {
-                    self.on_event(event);
-                }
-            }
-            self.way.post.take(&mut words);
-            for word in words.drain(..) {
-                self.sort(word);
-            }
-            for arrival in self.way.arrivals() {
-                self.adopt(arrival);
-            }
-            self.work();
-            self.end_lingers();
-            self.way.stats.hold(self.slots.len());
+            self.round(&events, Instant::now());
         }
+    }
+
+    /// Does what is due: by the clock, by what sockets and hub say, and for whoever arrived.
+    pub(super) fn round(&mut self, events: &Events, now: Instant) {
+        self.now = now;
+        self.turn();
+        for event in events {
+            if event.token() != WAKER {
+                self.on_event(event);
+            }
+        }
+        let mut words = std::mem::take(&mut self.taken);
+        self.way.post.take(&mut words);
+        for word in words.drain(..) {
+            self.sort(word);
+        }
+        self.taken = words;
+        for arrival in self.way.arrivals() {
+            self.adopt(arrival);
+        }
+        self.work();
+        self.end_lingers();
+        self.way.stats.hold(self.slots.len());
     }
 
     /// How long there is nothing to do.

@@ -13,11 +13,12 @@ use std::{
 
 use mio::{Poll, Waker};
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     Subscription,
     shard::{Shard, WAKER},
+    task,
 };
 use crate::hub::{Hub, Post};
 
@@ -61,6 +62,7 @@ impl Way {
 #[derive(Debug, Clone)]
 pub struct Shards(Arc<Running>);
 
+#[derive(Default)]
 struct Running {
     ways: Vec<Arc<Way>>,
     threads: Vec<thread::JoinHandle<()>>,
@@ -73,6 +75,22 @@ impl fmt::Debug for Running {
     }
 }
 
+impl Running {
+    /// Makes the way to one more shard, and has the hub number it.
+    fn open(&mut self, hub: &Hub, post: Arc<Post>, heartbeat: Duration) -> (Arc<Way>, u8) {
+        let number = hub.attach(Arc::clone(&post));
+        let way = Arc::new(Way {
+            post,
+            arrivals: Mutex::default(),
+            closed: AtomicBool::new(false),
+            heartbeat,
+            stats: Stats::default(),
+        });
+        self.ways.push(Arc::clone(&way));
+        (way, number)
+    }
+}
+
 impl Shards {
     /// Starts so many shards, 1 to 64, whose quiet streams are pinged every `heartbeat`.
     ///
@@ -80,11 +98,7 @@ impl Shards {
     ///
     /// When the system gives no epoll or no thread.
     pub fn start(hub: &Hub, shards: usize, heartbeat: Duration) -> io::Result<Self> {
-        let mut running = Running {
-            ways: Vec::new(),
-            threads: Vec::new(),
-            next: AtomicUsize::new(0),
-        };
+        let mut running = Running::default();
         for _ in 0..shards.clamp(1, 64) {
             let poll = Poll::new()?;
             let waker = Waker::new(poll.registry(), WAKER)?;
@@ -93,16 +107,8 @@ impl Shards {
                     tracing::error!(%error, "a shard cannot be woken");
                 }
             }));
-            let number = hub.attach(Arc::clone(&post));
-            let way = Arc::new(Way {
-                post,
-                arrivals: Mutex::default(),
-                closed: AtomicBool::new(false),
-                heartbeat,
-                stats: Stats::default(),
-            });
-            let shard = Shard::new(poll, Arc::clone(&way), number, hub.clone());
-            running.ways.push(way);
+            let (way, number) = running.open(hub, post, heartbeat);
+            let shard = Shard::new(poll, way, number, hub.clone());
             let thread = thread::Builder::new().name(format!("shard-{number}"));
             running.threads.push(thread.spawn(move || {
                 let _loud = Loud;
@@ -110,6 +116,31 @@ impl Shards {
             })?);
         }
         Ok(Self(Arc::new(running)))
+    }
+
+    /// Makes one shard without a thread: it is the future that is returned, and runs where and as
+    /// long as that is driven. For a process of one thread; and for a paused clock, which threads
+    /// know nothing of. Must be called within the Tokio runtime that is to drive it, with io and
+    /// time enabled.
+    ///
+    /// Dropped, the future drops every stream; what is handed over then stays unopened.
+    ///
+    /// # Errors
+    ///
+    /// When the system gives no epoll.
+    pub fn as_task(
+        hub: &Hub,
+        heartbeat: Duration,
+    ) -> io::Result<(Self, impl Future<Output = ()> + Send + use<>)> {
+        let poll = Poll::new()?;
+        let sockets = task::Sockets::watch(&poll)?;
+        let called = Arc::new(Notify::new());
+        let calling = Arc::clone(&called);
+        let post = Post::new(Box::new(move || calling.notify_one()));
+        let mut running = Running::default();
+        let (way, number) = running.open(hub, post, heartbeat);
+        let shard = Shard::new(poll, way, number, hub.clone());
+        Ok((Self(Arc::new(running)), shard.run_as_task(called, sockets)))
     }
 
     /// Hands a stream over, to each shard in its turn. It is opened there, or dropped uncounted

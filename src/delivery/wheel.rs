@@ -52,6 +52,12 @@ impl Wheel {
         None
     }
 
+    /// The next tick at which there are entries. Looks through up to a whole turn.
+    pub(super) fn next(&self) -> Option<Tick> {
+        let mut ticks = self.at + 1..self.at + BUCKETS;
+        ticks.find(|tick| !self.buckets[(tick % BUCKETS) as usize].is_empty())
+    }
+
     /// True where nothing is noted.
     pub(super) fn is_empty(&self) -> bool {
         self.entries == 0
@@ -66,9 +72,11 @@ mod tests {
     fn an_entry_comes_at_its_tick_and_not_before() {
         let mut wheel = Wheel::new();
         assert_eq!(wheel.add((1, 1), 5), 5);
+        assert_eq!(wheel.next(), Some(5));
         assert_eq!(wheel.turn(4), None);
         assert_eq!(wheel.turn(9), Some((5, vec![(1, 1)])));
         assert!(wheel.is_empty());
+        assert_eq!(wheel.next(), None);
         assert_eq!(wheel.turn(9), None);
     }
 
@@ -80,6 +88,7 @@ mod tests {
         assert_eq!(wheel.turn(200), Some((101, vec![(1, 1)])));
         let tick = wheel.add((2, 2), 1_000_000);
         assert_eq!(tick, 101 + BUCKETS - 1);
+        assert_eq!(wheel.next(), Some(tick));
         assert_eq!(wheel.turn(5_000), Some((tick, vec![(2, 2)])));
     }
 }

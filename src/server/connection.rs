@@ -35,7 +35,6 @@ use tokio::{
 use tower::ServiceExt;
 
 use super::{
-    accept::Arrival,
     client::Peer,
     handoff::{Aside, Asked, Handoff},
     io::Io,
@@ -45,6 +44,8 @@ use crate::{
     delivery::shards::{self, Shards},
 };
 
+/// Most requests whose head and body are being read at a time; hyper takes 18 KB for each.
+const PARSED_AT_A_TIME: usize = 128;
 /// From accepting to the end of the first request's head; the same for each later one.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 /// How long one request may hold its permit. Nearly all are answered within a millisecond; the
@@ -68,17 +69,31 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// What every connection of a listener is given.
 #[derive(Debug, Clone)]
-pub(super) struct Site {
-    pub(super) router: Router,
-    pub(super) shards: Option<Shards>,
+pub struct Site {
+    router: Router,
+    shards: Option<Shards>,
     /// A permit for each request that is being read.
-    pub(super) parsing: Arc<Semaphore>,
+    parsing: Arc<Semaphore>,
 }
 
-/// Serves one connection to its end, or until a shard has it.
-pub(super) async fn run((socket, peer): Arrival, site: Site) {
-    // Whatever fails here, the peer is gone or never was one; there is nobody to tell.
-    let _ = serve(socket, peer.ip(), site).await;
+impl Site {
+    /// A listener's requests go to `router`, and its streams to the shards where there are some
+    /// and HTTP allows it; else they stay the bodies of their responses.
+    #[must_use]
+    pub fn new(router: Router, shards: Option<Shards>) -> Self {
+        Self {
+            router,
+            shards,
+            parsing: Arc::new(Semaphore::new(PARSED_AT_A_TIME)),
+        }
+    }
+
+    /// Serves one connection, accepted from `peer`, to its end or until a shard has it. Dropped,
+    /// it closes the connection. Must run within a Tokio runtime with io and time.
+    pub async fn serve(self, socket: std::net::TcpStream, peer: IpAddr) {
+        // Whatever fails here, the peer is gone or never was one; there is nobody to tell.
+        let _ = serve(socket, peer, self).await;
+    }
 }
 
 async fn serve(socket: std::net::TcpStream, peer: IpAddr, site: Site) -> io::Result<()> {

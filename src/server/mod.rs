@@ -12,23 +12,20 @@ pub mod drain;
 mod handoff;
 mod io;
 
-use std::{io::Result, net::SocketAddr, sync::Arc};
+use std::{io::Result, net::SocketAddr};
 
 use axum::Router;
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     task::{JoinHandle, JoinSet},
 };
 
-pub use self::accept::{accept_errors, bind};
-use self::{
-    accept::{Acceptor, Arrival},
+use self::accept::{Acceptor, Arrival};
+pub use self::{
+    accept::{accept_errors, bind},
     connection::Site,
 };
 use crate::delivery::shards::Shards;
-
-/// Most requests whose head and body are being read at a time; hyper takes 18 KB for each.
-const PARSED_AT_A_TIME: usize = 128;
 
 /// A running listener and its connections.
 #[derive(Debug)]
@@ -82,17 +79,13 @@ async fn serve(
     router: Router,
     shards: Option<Shards>,
 ) {
-    let site = Site {
-        router,
-        shards,
-        parsing: Arc::new(Semaphore::new(PARSED_AT_A_TIME)),
-    };
+    let site = Site::new(router, shards);
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             arrival = arrivals.recv() => {
-                let Some(arrival) = arrival else { break };
-                connections.spawn(connection::run(arrival, site.clone()));
+                let Some((socket, peer)) = arrival else { break };
+                connections.spawn(site.clone().serve(socket, peer.ip()));
             }
             Some(_) = connections.join_next() => {}
         }
