@@ -130,7 +130,8 @@ async fn a_join_by_post_is_refused_by_a_draining_node() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_admitted_just_before_the_drain_never_connects() {
-    let app = TestApp::new();
+    // A shard opens it before the drain: nobody can be between admission and the first read.
+    let app = TestApp::of_bodies();
     let mut admitted = app.get("/v1/stream?blog_id=1", &[]).await.expect_stream();
     app.hub().drain();
     assert!(admitted.next().await.retry.is_some());
@@ -198,7 +199,8 @@ async fn the_grace_of_broken_streams_does_not_hold_a_drain_up() {
 
 #[tokio::test(start_paused = true)]
 async fn a_reader_who_does_not_read_does_not_hold_a_drain_up_beyond_its_time() {
-    let app = TestApp::new();
+    // A shard waits for no reader: see the next one.
+    let app = TestApp::of_bodies();
     let _unread = app.join("1").await;
     let start = Instant::now();
     assert!(!drain::run(app.hub(), DRAIN).await);
@@ -206,6 +208,15 @@ async fn a_reader_who_does_not_read_does_not_hold_a_drain_up_beyond_its_time() {
     assert!((DRAIN..DRAIN + Duration::from_millis(100)).contains(&took));
     // It is counted out all the same.
     assert_eq!(app.count("1").await, (0, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_who_does_not_read_does_not_hold_a_drain_of_shards_up_at_all() {
+    let app = TestApp::over_sockets();
+    let unread = app.join("1").await;
+    assert!(drain::run(app.hub(), DRAIN).await, "it ends in time");
+    assert_eq!(app.count("1").await, (0, 0, 0));
+    assert_eq!(unread.reason().await, "shutdown");
 }
 
 // ---- the program ----

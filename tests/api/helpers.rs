@@ -1,15 +1,10 @@
 //! The service as a client meets it: the only file that knows how a request is built.
 //!
-//! [`TestApp`] calls the router as a tower service, without a socket; a [`Viewer`] reads the
-//! events of a stream's body and leaves when it is dropped.
+//! [`TestApp`] calls the router as a tower service, without a socket, or with `TEST_DELIVERY=shards`
+//! in the environment the service over sockets; a [`Viewer`] reads the events of a stream and leaves
+//! when it is dropped.
 
-use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    net::{TcpListener, TcpStream},
-    ops::RangeInclusive,
-    time::Duration,
-};
+use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 use axum::{
     Router,
@@ -21,17 +16,15 @@ use livecount::{
     app::{App, Face},
     auth::token::{self, Rules},
     config::Config,
-    delivery::{
-        Offer, Subscription,
-        shards::{Arrival, Shards},
-    },
     hub::Hub,
     run,
     server::client::Peer,
 };
 use serde_json::{Value, json};
-use tokio::{io::AsyncReadExt, task::JoinHandle};
+use tokio::task::JoinHandle;
 use tower::ServiceExt;
+
+use crate::sockets::Sockets;
 
 /// The HS256 secret of every test service.
 pub(crate) const SECRET: &str = "the-secret-of-the-tests-has-32-bytes-or-more";
@@ -44,12 +37,11 @@ pub(crate) struct TestApp {
     pub(crate) app: App,
     router: Router,
     pulse: JoinHandle<()>,
-    /// What delivers streams; without, they stay the bodies of their answers.
-    shards: Option<Shards>,
+    /// What requests go over; without, streams stay the bodies of their answers.
+    sockets: Option<Sockets>,
 }
 
-/// True where this run is to deliver streams by shards, over sockets and by the real clock, in the
-/// place of bodies by a paused one.
+/// True where this run is to send requests over sockets, and to deliver streams by a shard.
 fn by_shards() -> bool {
     std::env::var_os("TEST_DELIVERY").is_some_and(|delivery| delivery == "shards")
 }
@@ -62,24 +54,36 @@ impl TestApp {
 
     /// One with these settings beside, by their names: `("push_interval", "50ms")`.
     pub(crate) fn with(settings: &[(&str, &str)]) -> Self {
+        Self::delivering(settings, by_shards())
+    }
+
+    /// One with the default settings whose streams are bodies in any run, for what cannot be said
+    /// of others: over a socket a reader who does not read is not told from one who does, until
+    /// the kernel's buffers are full.
+    pub(crate) fn of_bodies() -> Self {
+        Self::delivering(&[], false)
+    }
+
+    /// One with the default settings that is met over sockets in any run.
+    pub(crate) fn over_sockets() -> Self {
+        Self::delivering(&[], true)
+    }
+
+    fn delivering(settings: &[(&str, &str)], by_shards: bool) -> Self {
         let mut flags = BTreeMap::from([("jwt_secret".to_owned(), SECRET.to_owned())]);
         for (name, value) in settings {
             flags.insert((*name).to_owned(), (*value).to_owned());
         }
         let (config, _) = Config::load(&flags, &BTreeMap::new()).expect("the settings are valid");
         let app = run::app(config).expect("the keys are valid");
-        let shards = by_shards().then(|| {
-            // Threads and sockets know no other clock. A test that did not pause it stays as it is.
-            let _ = std::panic::catch_unwind(tokio::time::resume);
-            Shards::start(app.hub(), 2, app.config().heartbeat).expect("shards start")
-        });
+        let sockets = by_shards.then(|| Sockets::new(&app));
         let hub = app.hub().clone();
         let pulse = tokio::spawn(async move { hub.run().await });
         Self {
             router: app.router(Face::Public),
             app,
             pulse,
-            shards,
+            sockets,
         }
     }
 
@@ -89,20 +93,14 @@ impl TestApp {
 
     /// Sends any request.
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
-        let response = self
-            .router
-            .clone()
-            .oneshot(request)
-            .await
-            .expect("the router never fails");
-        let (head, body) = response.into_parts();
-        let offer = head.extensions.get::<Offer>();
-        let body = match (&self.shards, offer) {
-            (Some(shards), Some(offer)) => {
-                deliver(shards, offer.take().expect("nobody else takes it"))
+        let response = match &self.sockets {
+            Some(sockets) => sockets.send(request).await,
+            None => {
+                let answer = self.router.clone().oneshot(request).await;
+                answer.expect("the router never fails")
             }
-            _ => body,
         };
+        let (head, body) = response.into_parts();
         Answer {
             status: head.status,
             headers: head.headers,
@@ -253,29 +251,6 @@ impl Drop for TestApp {
     fn drop(&mut self) {
         self.pulse.abort();
     }
-}
-
-/// Has a shard deliver a stream over a socket, and reads it from the other end.
-fn deliver(shards: &Shards, subscription: Subscription) -> Body {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("it has one");
-    let reader = TcpStream::connect(address).expect("it listens");
-    let (socket, _) = listener.accept().expect("it was connected to");
-    shards.hand_over(Arrival {
-        socket,
-        head: Vec::new(),
-        subscription,
-        chunked: false,
-        began: tokio::time::Instant::now(),
-    });
-    reader.set_nonblocking(true).expect("a socket can be");
-    let reader = tokio::net::TcpStream::from_std(reader).expect("the runtime has io");
-    Body::from_stream(futures_util::stream::unfold(reader, async |mut reader| {
-        let mut bytes = vec![0; 4096];
-        let read = reader.read(&mut bytes).await.expect("no reset");
-        bytes.truncate(read);
-        (read > 0).then_some((Ok::<_, Infallible>(bytes), reader))
-    }))
 }
 
 /// A token of the tests' secret for an hour, without a `rooms` claim.

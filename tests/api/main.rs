@@ -14,5 +14,6 @@ mod model;
 mod openapi;
 mod rooms;
 mod server;
+mod sockets;
 mod stream;
 mod wire;
