@@ -23,7 +23,7 @@ use super::{
     Subscription,
     fanout::{Pass, Rooms},
     shards::{Arrival, Way},
-    slot::{Holds, Place, Slot, low},
+    slot::{Holds, Place, Slot, is_ghost, low},
     telling::Kind,
     timing::{TICK, tick_after, tick_of},
     wheel::{Tick, Wheel},
@@ -284,6 +284,14 @@ impl Shard {
         }
     }
 
+    /// Drops a stream whose peer is gone, as a call on its socket or the kernel by itself said.
+    pub(super) fn lose(&mut self, id: SlotId, error: io::ErrorKind) {
+        if is_ghost(error) {
+            self.way.stats.ghost();
+        }
+        self.drop_slot(id);
+    }
+
     /// Drops a stream whose peer is gone; counted out with its registration.
     pub(super) fn drop_slot(&mut self, id: SlotId) {
         if self.slot(id).is_none() {
@@ -395,19 +403,10 @@ impl Shard {
         };
         // Whatever a read would still say: a peer that closed its side is a reader no more.
         let mut gone = event.is_error() || event.is_read_closed() || event.is_write_closed();
-        if event.is_error() {
-            let error = slot.socket.take_error();
-            let timed_out = |error: &io::Error| {
-                matches!(
-                    error.kind(),
-                    io::ErrorKind::TimedOut
-                        | io::ErrorKind::HostUnreachable
-                        | io::ErrorKind::NetworkUnreachable
-                )
-            };
-            if error.is_ok_and(|error| error.as_ref().is_some_and(timed_out)) {
-                self.way.stats.ghost();
-            }
+        if event.is_error()
+            && let Ok(Some(error)) = slot.socket.take_error()
+        {
+            return self.lose(id, error.kind());
         }
         if !gone && event.is_readable() {
             gone = slot.swallow().is_err();

@@ -16,7 +16,10 @@ use super::{
     shards::{Arrival, Tally, Way},
 };
 use crate::{
-    hub::{ConnectionId, Entry, Hub, Identity, Post, Resume, RoomId, SlotId, Tempo},
+    hub::{
+        ConnectionId, Entry, Frame, Hub, Identity, Post, Resume, RoomId, RoomKey, SlotId, Tempo,
+        Word,
+    },
     sse::Encoder,
 };
 
@@ -89,6 +92,25 @@ impl Bench {
         });
     }
 
+    /// Takes what the hub said, and tells it.
+    fn take_words(&mut self) {
+        let mut words = Vec::new();
+        self.way.post.take(&mut words);
+        for word in words {
+            self.shard.sort(word);
+        }
+        self.shard.work();
+    }
+
+    fn ids(&self) -> Vec<SlotId> {
+        let slots = self.shard.slots.iter();
+        let ids = slots.map(|(index, slot)| SlotId {
+            index: u32::try_from(index).unwrap(),
+            generation: slot.generation,
+        });
+        ids.collect()
+    }
+
     fn tally(&self) -> Tally {
         let mut tally = Tally::default();
         self.way.stats.add_to(&mut tally);
@@ -131,19 +153,71 @@ fn what_a_burst_of_streams_needed_is_given_back_after_the_last() {
     }
     assert_eq!(bench.hub.totals().held, 100);
     assert!(bench.shard.slots.capacity() >= 100);
-    let ids: Vec<SlotId> = bench
-        .shard
-        .slots
-        .iter()
-        .filter_map(|(index, slot)| {
-            let index = u32::try_from(index).ok()?;
-            let generation = slot.generation;
-            Some(SlotId { index, generation })
-        })
-        .collect();
-    for id in ids {
+    for id in bench.ids() {
         bench.shard.drop_slot(id);
     }
     assert_eq!(bench.hub.totals().held, 0);
     assert_eq!(bench.shard.slots.capacity(), 0);
+}
+
+/// Reads up to what ends with `end`.
+fn read_to(client: &mut TcpStream, end: &str) -> String {
+    let mut said = Vec::new();
+    while !said.ends_with(end.as_bytes()) {
+        let mut byte = [0];
+        client.read_exact(&mut byte).unwrap();
+        said.push(byte[0]);
+    }
+    String::from_utf8(said).unwrap()
+}
+
+#[test]
+fn of_two_counts_that_wait_the_newer_is_told_and_the_older_noted_as_conflated() {
+    let mut bench = Bench::new();
+    let (mut client, ours) = bench.connect();
+    bench.adopt(ours);
+    // The hub's first room.
+    let room = RoomKey::of_test(0, 1);
+    for version in [7, 8] {
+        let frame = Frame::of(format!("count {version}").as_bytes());
+        bench.shard.sort(Word::Count(room, version, frame));
+    }
+    bench.shard.work();
+    let said = read_to(&mut client, "count 8");
+    assert!(!said.contains("count 7"), "{said}");
+    let tally = bench.tally();
+    assert_eq!((tally.conflated, tally.frames), (1, 1));
+    assert_eq!(tally.bytes, "7\r\ncount 8\r\n".len() as u64);
+}
+
+#[test]
+fn a_reader_that_does_not_keep_up_is_behind_until_it_does() {
+    let mut bench = Bench::new();
+    let (mut client, ours) = bench.connect();
+    bench.adopt(ours);
+    let room = RoomId::parse("blog:a").unwrap();
+    let publish = |bench: &mut Bench, data: &str| {
+        let frame = |id| crate::sse::message("message", &room, data, id);
+        bench
+            .hub
+            .publish(&room, None, frame, Instant::now())
+            .unwrap();
+        bench.take_words();
+    };
+    let large = format!("\"{}\"", "x".repeat(60 << 10));
+    let mut sent = 0;
+    while bench.tally().behind == 0 {
+        publish(&mut bench, &large);
+        sent += 1;
+        assert!(sent < 1_000, "there is room for everything");
+    }
+    publish(&mut bench, "\"last\"");
+    assert_eq!(bench.tally().behind, 1);
+    let reading = std::thread::spawn(move || read_to(&mut client, "\"last\"}\n\n"));
+    let (id, deadline) = (bench.ids()[0], Instant::now() + Duration::from_secs(10));
+    while bench.tally().behind > 0 {
+        assert!(Instant::now() < deadline, "it never catches up");
+        bench.shard.go_on(id);
+    }
+    reading.join().unwrap();
 }

@@ -184,9 +184,10 @@ pub(super) struct Stats {
 /// What shards did since their start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Frames given to the kernel.
+    /// Counts and messages told to streams that keep up; not their first words, nor `ping`s, nor
+    /// what slow ones are caught up with.
     pub frames: u64,
-    /// Their bytes.
+    /// Their bytes, as HTTP/1.1 frames them.
     pub bytes: u64,
     /// Counts that a newer one took the place of before they were told.
     pub conflated: u64,

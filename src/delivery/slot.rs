@@ -117,8 +117,19 @@ pub(super) enum Sent {
     Taken,
     /// Nothing of it was taken.
     Refused,
-    /// There is nobody to send to any more.
-    Gone,
+    /// There is nobody to send to any more, and why.
+    Gone(io::ErrorKind),
+}
+
+/// True for the end of a reader who vanished without a word, as the kernel finds it: nothing was
+/// acknowledged any more, or a router said that there is no way.
+pub(super) fn is_ghost(error: io::ErrorKind) -> bool {
+    matches!(
+        error,
+        io::ErrorKind::TimedOut
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+    )
 }
 
 impl Slot {
@@ -195,12 +206,12 @@ impl Slot {
                 match self.flush(now) {
                     Ok(true) => self.trouble = None,
                     Ok(false) => {}
-                    Err(_) => return Sent::Gone,
+                    Err(error) => return Sent::Gone(error.kind()),
                 }
                 Sent::Taken
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Sent::Refused,
-            Err(_) => Sent::Gone,
+            Err(error) => Sent::Gone(error.kind()),
         }
     }
 

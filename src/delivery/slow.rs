@@ -18,7 +18,7 @@ impl Shard {
         loop {
             let Some(slot) = self.slot(id) else { return };
             match slot.flush(tick) {
-                Err(_) => return self.drop_slot(id),
+                Err(error) => return self.lose(id, error.kind()),
                 Ok(false) => return,
                 Ok(true) => {}
             }

@@ -202,7 +202,7 @@ impl Shard {
             told += 1;
             match slot.send(&pass.frame, tick) {
                 Sent::Taken => self.way.stats.frame(pass.frame.size()),
-                Sent::Gone => self.drop_slot(id),
+                Sent::Gone(error) => self.lose(id, error),
                 Sent::Refused => {
                     let place = slot.places.iter_mut().find(|place| place.room == pass.room);
                     if let Some(place) = place {
@@ -239,7 +239,7 @@ impl Shard {
                 slot.personal_from = low(sequence);
                 self.way.stats.frame(frame.size());
             }
-            Sent::Gone => self.drop_slot(id),
+            Sent::Gone(error) => self.lose(id, error),
             Sent::Refused => self.fall_behind(id),
         }
     }
