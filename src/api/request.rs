@@ -8,6 +8,7 @@ use axum::{
     http::{HeaderMap, header, request::Parts},
 };
 use bytes::Bytes;
+use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::{
     Deserialize, Deserializer,
@@ -40,6 +41,9 @@ impl<const MAX: usize> FromRequest<App> for Body<MAX> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &App) -> Result<Self, ApiError> {
+        if request.body().is_end_stream() {
+            return Ok(Self(Bytes::new()));
+        }
         let Ok(_place) = BODIES.try_acquire() else {
             return Err(ApiError::new(
                 Code::Overloaded,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::{
     body::Body,
-    extract::State,
+    extract::{FromRequest, FromRequestParts, Request, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -57,8 +57,9 @@ pub async fn stream(
     method: Method,
     headers: HeaderMap,
     query: Query,
-    request: axum::extract::Request,
+    request: Request,
 ) -> Result<Response, ApiError> {
+    let request = without_body(request, &app).await?;
     let resume = request::resume(&headers, query.get("last_event_id"));
     let rooms = query.rooms()?;
     let (ticket, text) = if let Some(text) = query.get("ticket") {
@@ -93,8 +94,10 @@ pub async fn watch(
     headers: HeaderMap,
     query: Query,
     reader: Reader,
+    request: Request,
 ) -> Result<Response, ApiError> {
     let resume = request::resume(&headers, query.get("last_event_id"));
+    without_body(request, &app).await?;
     let asked = Asked::of(Vec::new(), query.rooms()?);
     let asked = asked.permitted(&reader, app.config().max_rooms_per_connection)?;
     let ticket = new_ticket(&app, &reader, None, asked);
@@ -102,10 +105,17 @@ pub async fn watch(
     open(&app, client, ticket, text, resume, Answer::to(&method))
 }
 
+/// Reads a body, which means nothing in a `GET` (RFC 9110, section 9.3.1), to its end: what is left
+/// of it would be taken for what the stream's reader says behind its request.
+async fn without_body(request: Request, app: &App) -> Result<Request, ApiError> {
+    let (parts, body) = request.into_parts();
+    let _: request::Body = request::Body::from_request(Request::new(body), app).await?;
+    Ok(Request::from_parts(parts, Body::empty()))
+}
+
 /// The reader is looked for only where there is no ticket: what else came with a ticket's
 /// request, such as a foreign page's cookie, is nobody's business.
-async fn reader(request: axum::extract::Request, app: &App) -> Result<Reader, ApiError> {
-    use axum::extract::FromRequestParts;
+async fn reader(request: Request, app: &App) -> Result<Reader, ApiError> {
     let (mut parts, _) = request.into_parts();
     Reader::from_request_parts(&mut parts, app).await
 }
@@ -119,9 +129,9 @@ pub(super) fn open(
     resume: Resume,
     answer: Answer,
 ) -> Result<Response, ApiError> {
-    if app.blocked(&ticket).is_some() {
+    if let Some(remaining) = app.blocked(&ticket) {
         return match answer {
-            Answer::Hard => Err(kicked()),
+            Answer::Hard => Err(kicked().retry_after(remaining)),
             Answer::Soft | Answer::Head => Ok(StatusCode::NO_CONTENT.into_response()),
         };
     }

@@ -224,6 +224,7 @@ impl Open {
             }
             bytes.extend_from_slice(text.as_bytes());
         }
+        self.behind |= self.cursor.is_owed();
         (bytes.freeze(), over)
     }
 

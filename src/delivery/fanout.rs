@@ -14,6 +14,9 @@ use crate::hub::{Frame, RoomKey};
 /// Marks a place that a slot left during a pass.
 pub(super) const HOLE: u32 = u32::MAX;
 
+/// A list of fewer places is never given back while anybody is in the room.
+const KEPT: usize = 1_024;
+
 /// A room of the shard: about 110 bytes, and 4 a slot.
 #[derive(Debug)]
 pub(super) struct Room {
@@ -26,6 +29,15 @@ pub(super) struct Room {
     waiting: Option<(u64, Frame)>,
     /// True while the room stands in the queue of counts.
     queued: bool,
+}
+
+impl Room {
+    /// Gives most of a list back from which most have gone.
+    fn shrink(&mut self) {
+        if self.members.capacity() > KEPT && self.members.len() < self.members.capacity() / 4 {
+            self.members.shrink_to(self.members.capacity() / 2);
+        }
+    }
 }
 
 /// One round of telling a room's slots something.
@@ -84,6 +96,7 @@ impl Rooms {
             return None;
         }
         found.members.swap_remove(at as usize);
+        found.shrink();
         let moved = found.members.get(at as usize).copied();
         self.forget_if_empty(room);
         moved
@@ -165,6 +178,7 @@ impl Rooms {
             }
             found.members.truncate(to);
             found.holes = 0;
+            found.shrink();
         }
         self.forget_if_empty(room);
     }

@@ -7,6 +7,8 @@
 pub mod body;
 mod fanout;
 mod shard;
+#[cfg(test)]
+mod shard_tests;
 pub mod shards;
 mod slot;
 mod slow;
@@ -14,6 +16,7 @@ mod task;
 mod telling;
 mod timing;
 mod wheel;
+mod words;
 
 use std::{sync::Arc, time::Duration};
 

@@ -7,7 +7,12 @@
 //! Invariant: nothing here panics whatever a peer sends or does. Indexes come from this shard's
 //! own lists only, and a word for a slot that is gone is for nobody.
 
-use std::{collections::VecDeque, io, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    io::{self, Write},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use mio::{Events, Interest, Poll, Token, net::TcpStream};
@@ -18,12 +23,14 @@ use super::{
     Subscription,
     fanout::{Pass, Rooms},
     shards::{Arrival, Way},
-    slot::{Holds, Place, Slot, low},
+    slot::{Holds, Place, Slot, is_ghost, low},
+    telling::Kind,
     timing::{TICK, tick_after, tick_of},
     wheel::{Tick, Wheel},
+    words::{LookUp, Words},
 };
 use crate::{
-    hub::{Frame, Hub, Outlet, RoomKey, Seat, SlotId, Word},
+    hub::{Frame, Hub, Outlet, Reason, RoomKey, Seat, SlotId, Word},
     sse::{self, Text},
 };
 
@@ -33,8 +40,16 @@ pub(super) const WAKER: Token = Token(usize::MAX);
 pub(super) const EVENTS: usize = 1_024;
 /// The last chunk of a body (RFC 9112, section 7.1).
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
-/// How long a stream that has its last word is still listened to, so that the close sends no RST.
+/// How long a stream whose last word is on its way is still listened to, so that the close sends no
+/// RST.
 const LINGER: Duration = Duration::from_secs(1);
+/// Shortest time between two complaints in the log.
+const COMPLAINTS: Duration = Duration::from_secs(10);
+/// An empty queue of fewer places is kept.
+const KEPT: usize = 1_024;
+/// How long a reader may take to make room for the last word: as long as the kernel grants one
+/// that shut its window.
+const LAST_WORD: Duration = Duration::from_secs(20);
 
 pub(super) struct Shard {
     pub(super) poll: Poll,
@@ -47,18 +62,24 @@ pub(super) struct Shard {
     /// Room for the words of one round, empty between two.
     taken: Vec<Word>,
     /// Orders and messages that wait for the message before them.
-    pub(super) words: VecDeque<Word>,
+    pub(super) words: Words,
+    /// Messages being looked up.
+    pub(super) lapsed: Option<LookUp>,
     /// Rooms with a count to tell.
     pub(super) counts: VecDeque<u32>,
     /// Counts being told, interrupted.
     pub(super) passes: VecDeque<Pass>,
     /// Whose turn it is: the rest of an interrupted pass, or a count not begun.
     pub(super) rest_first: bool,
-    /// The message being told.
-    pub(super) message: Option<Pass>,
-    /// Streams that got their last word, with the end of their linger.
-    pub(super) closing: VecDeque<(Instant, SlotId)>,
+    /// The message being told, or looked up.
+    pub(super) message: Option<(Pass, Kind)>,
+    /// Streams whose last word waits behind what they have not read, with the end of the wait.
+    closing: VecDeque<(Instant, SlotId)>,
+    /// Streams whose last word is in the kernel's hands, with the end of their linger.
+    lingering: VecDeque<(Instant, SlotId)>,
     pub(super) generations: u32,
+    /// When it was last said in the log that a socket could not be watched.
+    complained: Option<Instant>,
     /// The highest sequence that the hub has told of.
     pub(super) head: u64,
     /// The sequence of the newest message whose turn came here. Those after it are still to come,
@@ -81,13 +102,16 @@ impl Shard {
             rooms: Rooms::default(),
             wheel: Wheel::new(),
             taken: Vec::new(),
-            words: VecDeque::new(),
+            words: Words::default(),
+            lapsed: None,
             counts: VecDeque::new(),
             passes: VecDeque::new(),
             rest_first: false,
             message: None,
             closing: VecDeque::new(),
+            lingering: VecDeque::new(),
             generations: 0,
+            complained: None,
             head: 0,
             told: 0,
             start,
@@ -138,14 +162,20 @@ impl Shard {
         let busy = !self.counts.is_empty()
             || !self.passes.is_empty()
             || self.message.is_some()
+            || self.lapsed.is_some()
             || !self.words.is_empty();
         if busy {
             Some(Duration::ZERO)
-        } else if self.wheel.is_empty() && self.closing.is_empty() {
+        } else if self.wheel.is_empty() && !self.has_endings() {
             None
         } else {
             Some(TICK)
         }
+    }
+
+    /// True while streams that have their last word are not gone.
+    pub(super) fn has_endings(&self) -> bool {
+        !self.closing.is_empty() || !self.lingering.is_empty()
     }
 
     pub(super) fn tick(&self) -> Tick {
@@ -189,7 +219,8 @@ impl Shard {
             self.poll
                 .registry()
                 .register(&mut socket, Token(index as usize), interest);
-        if registered.is_err() {
+        if let Err(error) = registered {
+            self.refuse(&socket, head, chunked, &error);
             return;
         }
         let slot = entry.insert(Slot::new(socket, generation, chunked));
@@ -219,6 +250,10 @@ impl Shard {
                     self.sit(id, seat);
                 }
                 self.head = self.head.max(opening.cursor.personal_from());
+                if let Some(until) = opening.owed {
+                    self.head = self.head.max(until);
+                    self.owe(id, until);
+                }
                 self.go_on(id);
                 self.look_at(id);
             }
@@ -265,12 +300,24 @@ impl Shard {
         }
     }
 
+    /// Drops a stream whose peer is gone, as a call on its socket or the kernel by itself said.
+    pub(super) fn lose(&mut self, id: SlotId, error: io::ErrorKind) {
+        if is_ghost(error) {
+            self.way.stats.ghost();
+        }
+        self.drop_slot(id);
+    }
+
     /// Drops a stream whose peer is gone; counted out with its registration.
     pub(super) fn drop_slot(&mut self, id: SlotId) {
         if self.slot(id).is_none() {
             return;
         }
         let slot = self.slots.remove(id.index as usize);
+        if self.slots.is_empty() {
+            // Generations go on, so that a word for an older slot is for nobody still.
+            self.slots = Slab::new();
+        }
         for place in &slot.places {
             self.exit(*place);
         }
@@ -280,6 +327,30 @@ impl Shard {
             .is_some_and(|trouble| trouble.behind.is_some())
         {
             self.way.stats.caught_up();
+        }
+    }
+
+    /// Turns away a stream whose socket cannot be watched: it would never be found to have ended.
+    fn refuse(
+        &mut self,
+        mut socket: &TcpStream,
+        mut head: Vec<u8>,
+        chunked: bool,
+        why: &io::Error,
+    ) {
+        append(&mut head, chunked, &sse::refusal(Reason::Overloaded));
+        if chunked {
+            head.extend_from_slice(LAST_CHUNK);
+        }
+        // A new socket has room for so little; where it fails the reader comes back by itself.
+        let _ = socket.write(&head);
+        self.way.stats.unwatched();
+        let quiet = self
+            .complained
+            .is_some_and(|at| self.now.duration_since(at) < COMPLAINTS);
+        if !quiet {
+            self.complained = Some(self.now);
+            tracing::error!(error = %why, "streams are refused: their sockets cannot be watched");
         }
     }
 
@@ -308,17 +379,30 @@ impl Shard {
         if was_behind {
             self.way.stats.caught_up();
         }
-        self.closing.push_back((self.now + LINGER, id));
         self.go_on(id);
+        if self.slot(id).is_some_and(|slot| !slot.is_shut()) {
+            self.closing.push_back((self.now + LAST_WORD, id));
+        }
+    }
+
+    /// Closes our side of a stream whose last word is sent.
+    pub(super) fn shut(&mut self, id: SlotId) {
+        let until = self.now + LINGER;
+        if self.slot(id).is_some_and(Slot::shut) {
+            self.lingering.push_back((until, id));
+        }
     }
 
     pub(super) fn end_lingers(&mut self) {
-        while let Some((until, id)) = self.closing.front().copied()
-            && until <= self.now
+        while let Some(id) = first_over(&mut self.closing, self.now)
+            .or_else(|| first_over(&mut self.lingering, self.now))
         {
-            self.closing.pop_front();
             self.drop_slot(id);
         }
+        shrink(&mut self.closing);
+        shrink(&mut self.lingering);
+        shrink(&mut self.counts);
+        shrink(&mut self.passes);
     }
 
     pub(super) fn on_event(&mut self, event: &mio::event::Event) {
@@ -335,19 +419,10 @@ impl Shard {
         };
         // Whatever a read would still say: a peer that closed its side is a reader no more.
         let mut gone = event.is_error() || event.is_read_closed() || event.is_write_closed();
-        if event.is_error() {
-            let error = slot.socket.take_error();
-            let timed_out = |error: &io::Error| {
-                matches!(
-                    error.kind(),
-                    io::ErrorKind::TimedOut
-                        | io::ErrorKind::HostUnreachable
-                        | io::ErrorKind::NetworkUnreachable
-                )
-            };
-            if error.is_ok_and(|error| error.as_ref().is_some_and(timed_out)) {
-                self.way.stats.ghost();
-            }
+        if event.is_error()
+            && let Ok(Some(error)) = slot.socket.take_error()
+        {
+            return self.lose(id, error.kind());
         }
         if !gone && event.is_readable() {
             gone = slot.swallow().is_err();
@@ -368,4 +443,17 @@ fn append(bytes: &mut Vec<u8>, chunked: bool, text: &[u8]) {
         frame.payload()
     };
     bytes.extend_from_slice(&part);
+}
+
+/// Gives an empty queue's room back where a burst left much.
+fn shrink<T>(queue: &mut VecDeque<T>) {
+    if queue.is_empty() && queue.capacity() > KEPT {
+        *queue = VecDeque::new();
+    }
+}
+
+/// Takes the first whose time is over.
+fn first_over(ends: &mut VecDeque<(Instant, SlotId)>, now: Instant) -> Option<SlotId> {
+    ends.pop_front_if(|(until, _)| *until <= now)
+        .map(|(_, id)| id)
 }

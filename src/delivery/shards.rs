@@ -49,6 +49,16 @@ pub(super) struct Way {
 }
 
 impl Way {
+    pub(super) fn new(post: Arc<Post>, heartbeat: Duration) -> Self {
+        Self {
+            post,
+            arrivals: Mutex::default(),
+            closed: AtomicBool::new(false),
+            heartbeat,
+            stats: Stats::default(),
+        }
+    }
+
     pub(super) fn arrivals(&self) -> Vec<Arrival> {
         std::mem::take(&mut *self.arrivals.lock())
     }
@@ -79,13 +89,7 @@ impl Running {
     /// Makes the way to one more shard, and has the hub number it.
     fn open(&mut self, hub: &Hub, post: Arc<Post>, heartbeat: Duration) -> (Arc<Way>, u8) {
         let number = hub.attach(Arc::clone(&post));
-        let way = Arc::new(Way {
-            post,
-            arrivals: Mutex::default(),
-            closed: AtomicBool::new(false),
-            heartbeat,
-            stats: Stats::default(),
-        });
+        let way = Arc::new(Way::new(post, heartbeat));
         self.ways.push(Arc::clone(&way));
         (way, number)
     }
@@ -202,6 +206,7 @@ pub(super) struct Stats {
     fell_behind: AtomicU64,
     caught_up: AtomicU64,
     ghosts: AtomicU64,
+    unwatched: AtomicU64,
     slots: AtomicU64,
     latency: [AtomicU64; LATENCY_MS.len() + 1],
     latency_us: AtomicU64,
@@ -210,9 +215,10 @@ pub(super) struct Stats {
 /// What shards did since their start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Frames given to the kernel.
+    /// Counts and messages told to streams that keep up; not their first words, nor `ping`s, nor
+    /// what slow ones are caught up with.
     pub frames: u64,
-    /// Their bytes.
+    /// Their bytes, as HTTP/1.1 frames them.
     pub bytes: u64,
     /// Counts that a newer one took the place of before they were told.
     pub conflated: u64,
@@ -220,6 +226,8 @@ pub struct Tally {
     pub behind: u64,
     /// Streams whose reader had vanished without a word.
     pub ghosts: u64,
+    /// Streams refused since the kernel would not watch their sockets.
+    pub unwatched: u64,
     /// Sockets that shards hold, those with their last word included.
     pub slots: u64,
     /// Joins by latency; the last bucket has no upper bound.
@@ -259,6 +267,10 @@ impl Stats {
         add(&self.ghosts, 1);
     }
 
+    pub(super) fn unwatched(&self) {
+        add(&self.unwatched, 1);
+    }
+
     pub(super) fn opened(&self, latency: Duration) {
         let ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
         let bucket = LATENCY_MS.partition_point(|bound| *bound < ms);
@@ -267,12 +279,13 @@ impl Stats {
         add(&self.latency_us, us);
     }
 
-    fn add_to(&self, tally: &mut Tally) {
+    pub(super) fn add_to(&self, tally: &mut Tally) {
         let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
         tally.frames += read(&self.frames);
         tally.bytes += read(&self.bytes);
         tally.conflated += read(&self.conflated);
         tally.ghosts += read(&self.ghosts);
+        tally.unwatched += read(&self.unwatched);
         // Read in this order, so that a slot that catches up meanwhile is not counted below zero.
         let caught_up = read(&self.caught_up);
         tally.behind += read(&self.fell_behind).saturating_sub(caught_up);

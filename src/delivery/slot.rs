@@ -3,6 +3,8 @@
 use std::{
     collections::VecDeque,
     io::{self, IoSlice, Read, Write},
+    mem,
+    net::Shutdown,
 };
 
 use bytes::Bytes;
@@ -96,14 +98,16 @@ pub(super) struct Trouble {
     pub(super) behind: Option<Behind>,
     /// True once it got its last word.
     pub(super) closing: bool,
-    /// True once our side is shut behind that.
-    pub(super) shut: bool,
+    /// True once that is sent and our side closed.
+    shut: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Behind {
     pub(super) cursor: Cursor,
     pub(super) inbox: Inbox,
+    /// The sequence up to which it missed messages before it was opened, which no word brings.
+    pub(super) owed: u64,
 }
 
 /// How a write went.
@@ -113,8 +117,19 @@ pub(super) enum Sent {
     Taken,
     /// Nothing of it was taken.
     Refused,
-    /// There is nobody to send to any more.
-    Gone,
+    /// There is nobody to send to any more, and why.
+    Gone(io::ErrorKind),
+}
+
+/// True for the end of a reader who vanished without a word, as the kernel finds it: nothing was
+/// acknowledged any more, or a router said that there is no way.
+pub(super) fn is_ghost(error: io::ErrorKind) -> bool {
+    matches!(
+        error,
+        io::ErrorKind::TimedOut
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+    )
 }
 
 impl Slot {
@@ -148,6 +163,22 @@ impl Slot {
         self.trouble.as_ref().is_some_and(|trouble| trouble.closing)
     }
 
+    /// True once our side is closed.
+    pub(super) fn is_shut(&self) -> bool {
+        self.trouble.as_ref().is_some_and(|trouble| trouble.shut)
+    }
+
+    /// Closes our side; true the first time.
+    pub(super) fn shut(&mut self) -> bool {
+        let trouble = self.trouble.get_or_insert_default();
+        if mem::replace(&mut trouble.shut, true) {
+            return false;
+        }
+        // Fails where the peer has reset it already; its event is on the way.
+        let _ = self.socket.shutdown(Shutdown::Write);
+        true
+    }
+
     /// Sends a frame, where nothing older waits. Copies nothing and allocates nothing unless the
     /// kernel takes a part of it.
     pub(super) fn send(&mut self, frame: &Frame, now: Tick) -> Sent {
@@ -175,12 +206,12 @@ impl Slot {
                 match self.flush(now) {
                     Ok(true) => self.trouble = None,
                     Ok(false) => {}
-                    Err(_) => return Sent::Gone,
+                    Err(error) => return Sent::Gone(error.kind()),
                 }
                 Sent::Taken
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Sent::Refused,
-            Err(_) => Sent::Gone,
+            Err(error) => Sent::Gone(error.kind()),
         }
     }
 

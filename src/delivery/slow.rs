@@ -18,7 +18,7 @@ impl Shard {
         loop {
             let Some(slot) = self.slot(id) else { return };
             match slot.flush(tick) {
-                Err(_) => return self.drop_slot(id),
+                Err(error) => return self.lose(id, error.kind()),
                 Ok(false) => return,
                 Ok(true) => {}
             }
@@ -26,12 +26,7 @@ impl Shard {
                 return;
             };
             if trouble.closing {
-                // Once, for to some sockets it is an event, on which we would be here again.
-                if !std::mem::replace(&mut trouble.shut, true) {
-                    // Fails where the peer has reset it already; its event is on the way.
-                    let _ = slot.socket.shutdown(std::net::Shutdown::Write);
-                }
-                return;
+                return self.shut(id);
             }
             let Some(behind) = trouble.behind.take() else {
                 slot.trouble = None;
@@ -50,6 +45,16 @@ impl Shard {
         if let Some(slot) = self.slot(id) {
             let bytes = slot.bytes(&Frame::of(text.as_bytes()));
             slot.queue(bytes);
+        }
+    }
+
+    /// Notes that a slot which was just opened missed more, up to this sequence, than its first
+    /// words tell.
+    pub(super) fn owe(&mut self, id: SlotId, until: u64) {
+        self.fall_behind(id);
+        let trouble = self.slot(id).and_then(|slot| slot.trouble.as_mut());
+        if let Some(behind) = trouble.and_then(|trouble| trouble.behind.as_mut()) {
+            behind.owed = until;
         }
     }
 
@@ -79,6 +84,7 @@ impl Shard {
         let behind = Behind {
             cursor: Cursor::new(seats, personal),
             inbox: Inbox::default(),
+            owed: 0,
         };
         if let Some(slot) = self.slot(id) {
             slot.trouble.get_or_insert_default().behind = Some(behind);
@@ -86,9 +92,10 @@ impl Shard {
         }
     }
 
-    /// Gives a slot what it is due since it fell behind; true where there is something to send.
+    /// Gives a slot a portion of what it is due since it fell behind; true where there is something
+    /// to send.
     pub(super) fn catch_up(&mut self, id: SlotId, mut behind: Behind) -> bool {
-        let told = self.told;
+        let until = self.told.max(behind.owed);
         let Some(slot) = self.slot(id) else {
             return false;
         };
@@ -97,7 +104,7 @@ impl Shard {
         };
         let due = holds
             .registration
-            .catch_up(&mut behind.cursor, &behind.inbox, told);
+            .catch_up(&mut behind.cursor, &behind.inbox, until);
         if due.is_empty() {
             self.keep_up(id, &behind);
             return false;

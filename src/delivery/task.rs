@@ -77,7 +77,7 @@ impl Shard {
             // Others on the runtime have their turn between two rounds.
             Some(Duration::ZERO) => tokio::task::yield_now().await,
             Some(_) => {
-                let tick = self.wheel.next().filter(|_| self.closing.is_empty());
+                let tick = self.wheel.next().filter(|_| !self.has_endings());
                 let due = tick.map_or(self.now + TICK, |tick| self.start + TICK * tick);
                 sleep_until(due).await;
             }

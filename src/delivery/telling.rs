@@ -8,7 +8,8 @@ use tokio::time::Instant;
 use super::{
     fanout::Pass,
     shard::Shard,
-    slot::{Sent, is_newer, low},
+    slot::{Sent, Slot, is_newer, low},
+    words::{LookUp, Turn},
 };
 use crate::{
     hub::{Frame, MAX_ORDERS, Order, Reason, RoomKey, Seat, SlotId, Word},
@@ -17,18 +18,22 @@ use crate::{
 
 /// Writes after which a pass lets others have their turn: some 6 ms.
 const TURN: usize = 1_000;
+/// Writes that catching up one slot stands for.
+const LOOKED_UP: usize = 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Count,
     Message,
+    /// Messages that did not wait: who is due one falls behind and is given it from the log.
+    Lapsed,
 }
 
 impl Shard {
     /// Puts a word where it waits for its turn.
     pub(super) fn sort(&mut self, word: Word) {
         let Word::Count(key, version, frame) = word else {
-            self.words.push_back(word);
+            self.words.push(word);
             return;
         };
         let Some(room) = self.rooms.find(key) else {
@@ -62,37 +67,65 @@ impl Shard {
     pub(super) fn work_on_words(&mut self, most: usize) -> usize {
         let mut writes = 0;
         while writes < most {
-            if let Some(mut pass) = self.message.take() {
-                let (told, over) = self.tell(&mut pass, most - writes, Kind::Message);
+            if let Some((mut pass, kind)) = self.message.take() {
+                let (told, over) = self.tell(&mut pass, most - writes, kind);
                 writes += told;
                 if over {
                     self.end_pass(&pass);
                 } else {
-                    self.message = Some(pass);
+                    self.message = Some((pass, kind));
                 }
                 continue;
             }
-            let Some(word) = self.words.pop_front() else {
+            if let Some(lapsed) = self.lapsed.take() {
+                writes += 1;
+                self.look_up(lapsed);
+                continue;
+            }
+            let Some(turn) = self.words.pop() else {
                 break;
             };
             writes += 1;
-            match word {
-                Word::Order(id, order) => self.obey(id, order),
-                Word::Message(key, sequence, frame) => {
+            match turn {
+                Turn::Order(id, order) => self.obey(id, order),
+                Turn::Message(key, sequence, frame) => {
                     self.take_turn(sequence);
                     if let Some(room) = self.rooms.find(key) {
                         let pass = self.rooms.begin(room, sequence, frame, self.now);
-                        self.message = Some(pass);
+                        self.message = Some((pass, Kind::Message));
                     }
                 }
-                Word::Personal(id, sequence, frame) => {
+                Turn::Personal(id, sequence, frame) => {
                     self.take_turn(sequence);
                     self.tell_personal(id, sequence, &frame);
                 }
-                Word::Count(..) => {}
+                Turn::Lapsed(lapsed) => {
+                    self.take_turn(lapsed.until);
+                    self.lapsed = Some(lapsed.into());
+                }
             }
         }
         writes
+    }
+
+    /// Looks up the next of the messages that did not wait: of a room, or of one slot.
+    fn look_up(&mut self, mut lapsed: LookUp) {
+        let until = lapsed.until;
+        if let Some(key) = lapsed.rooms.next() {
+            if let Some(room) = self.rooms.find(key) {
+                let pass = self.rooms.begin(room, until, Frame::of(&[]), self.now);
+                self.message = Some((pass, Kind::Lapsed));
+            }
+        } else if let Some(id) = lapsed.slots.next() {
+            let due = |slot: &mut Slot| is_newer(until, slot.personal_from);
+            if self.slot(id).is_some_and(due) {
+                self.fall_behind(id);
+                self.go_on(id);
+            }
+        } else {
+            return;
+        }
+        self.lapsed = Some(lapsed);
     }
 
     /// Notes the message whose turn it is.
@@ -146,24 +179,30 @@ impl Shard {
             let Some(place) = found else { continue };
             let due = match kind {
                 Kind::Count => is_newer(pass.number, place.version),
-                Kind::Message => place.joined && is_newer(pass.number, place.from),
+                Kind::Message | Kind::Lapsed => place.joined && is_newer(pass.number, place.from),
             };
             if !due {
                 continue;
             }
             let known = *place;
-            match kind {
-                Kind::Count => place.version = low(pass.number),
-                Kind::Message => place.from = low(pass.number),
-            }
-            told += 1;
             let id = SlotId {
                 index,
                 generation: slot.generation,
             };
+            match kind {
+                Kind::Count => place.version = low(pass.number),
+                Kind::Message => place.from = low(pass.number),
+                Kind::Lapsed => {
+                    told += LOOKED_UP;
+                    self.fall_behind(id);
+                    self.go_on(id);
+                    continue;
+                }
+            }
+            told += 1;
             match slot.send(&pass.frame, tick) {
                 Sent::Taken => self.way.stats.frame(pass.frame.size()),
-                Sent::Gone => self.drop_slot(id),
+                Sent::Gone(error) => self.lose(id, error),
                 Sent::Refused => {
                     let place = slot.places.iter_mut().find(|place| place.room == pass.room);
                     if let Some(place) = place {
@@ -200,7 +239,7 @@ impl Shard {
                 slot.personal_from = low(sequence);
                 self.way.stats.frame(frame.size());
             }
-            Sent::Gone => self.drop_slot(id),
+            Sent::Gone(error) => self.lose(id, error),
             Sent::Refused => self.fall_behind(id),
         }
     }

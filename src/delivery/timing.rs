@@ -67,7 +67,7 @@ impl Shard {
             match slot.send(&ping, now) {
                 Sent::Taken => {}
                 Sent::Refused => self.fall_behind(id),
-                Sent::Gone => return self.drop_slot(id),
+                Sent::Gone(error) => return self.lose(id, error),
             }
         }
         self.set_check(id);

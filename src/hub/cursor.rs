@@ -35,6 +35,7 @@ pub struct Cursor {
     pub(super) personal: Option<(RoomId, u64)>,
     /// Everything up to this sequence was looked through.
     pub(super) heard: u64,
+    pub(super) owed: bool,
 }
 
 impl Cursor {
@@ -45,6 +46,7 @@ impl Cursor {
             seats: seats.into_iter().collect(),
             personal,
             heard: 0,
+            owed: false,
         }
     }
 
@@ -57,6 +59,17 @@ impl Cursor {
         self.seats.retain(|seat| seat.key != key);
     }
 
+    /// Notes that everything up to `sequence` was given out.
+    pub(super) fn hear(&mut self, sequence: u64) {
+        for seat in self.seats.iter_mut().filter(|seat| seat.joined) {
+            seat.from = seat.from.max(sequence);
+        }
+        if let Some((_, from)) = &mut self.personal {
+            *from = sequence.max(*from);
+        }
+        self.heard = sequence;
+    }
+
     pub(super) fn seats_mut(&mut self) -> impl Iterator<Item = &mut Seat> {
         self.seats.iter_mut()
     }
@@ -66,9 +79,47 @@ impl Cursor {
         self.seats.iter()
     }
 
+    /// True where the last call gave a portion of what is due and not all of it.
+    #[must_use]
+    pub fn is_owed(&self) -> bool {
+        self.owed
+    }
+
     /// The sequence up to which the personal room was told; 0 without one.
     #[must_use]
     pub fn personal_from(&self) -> u64 {
         self.personal.as_ref().map_or(0, |(_, from)| *from)
+    }
+}
+
+/// Most bytes of messages that a stream is given at a time; a single one may be larger. Whoever
+/// reads slowly holds no more of them than this, however far it is behind.
+const PORTION_BYTES: usize = 128 << 10;
+
+/// What one stream is still given now.
+#[derive(Debug)]
+pub(super) struct Portion {
+    left: usize,
+}
+
+impl Default for Portion {
+    fn default() -> Self {
+        Self {
+            left: PORTION_BYTES,
+        }
+    }
+}
+
+impl Portion {
+    /// Takes a message where it fits, and the first in any case; after one that does not fit none
+    /// does.
+    pub(super) fn take(&mut self, bytes: usize) -> bool {
+        let fits = bytes <= self.left || self.left == PORTION_BYTES;
+        self.left = if fits {
+            self.left.saturating_sub(bytes)
+        } else {
+            0
+        };
+        fits
     }
 }

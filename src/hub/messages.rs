@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     Conflict, Cursor, Delivery, Entry, Frame, Idempotency, Opening, Outlet, Position, Published,
-    Resume, RoomId, Seat, Word, state::State, wakes::Wakes,
+    Resume, RoomId, Seat, Word, cursor::Portion, state::State, wakes::Wakes,
 };
 impl State {
     /// What a new stream is told first: counts read after it was counted in, then what it missed.
@@ -16,22 +16,42 @@ impl State {
         let personal = entry.identity.user().map(RoomId::personal);
         let memberships = self.connections.get(index).memberships.clone();
         let mut counts = Vec::with_capacity(memberships.len());
+        let missed_from = match entry.resume {
+            Resume::After(position) if position.epoch == self.log.epoch => Some(position.sequence),
+            Resume::After(_) | Resume::Unknown | Resume::Fresh => None,
+        };
+        // A position that was not reached yet is none of this log.
+        let missed_from = missed_from.filter(|sequence| *sequence <= head);
         let mut seats: SmallVec<[Seat; 2]> = SmallVec::new();
         for membership in memberships {
-            let told = self.rooms.at(membership.room).greet(membership.room);
-            seats.push(Seat::new(&told, membership.is_joined(), head));
+            let room = self.rooms.at(membership.room);
+            let told = room.greet(membership.room);
+            // What is no longer kept is said to be lost here, and not again by the cursor.
+            let from = missed_from.map_or(head, |from| from.max(room.gone));
+            seats.push(Seat::new(&told, membership.is_joined(), from));
             counts.push(told);
         }
         let names = || entry.rooms.iter().chain(&personal);
-        let (resets, messages) = match entry.resume {
-            Resume::Fresh => (Vec::new(), Vec::new()),
-            Resume::After(position)
-                if position.epoch == self.log.epoch && position.sequence <= head =>
-            {
-                self.missed(names(), position.sequence)
-            }
-            Resume::After(_) | Resume::Unknown => (names().cloned().collect(), Vec::new()),
+        let resets = match (entry.resume, missed_from) {
+            (Resume::Fresh, _) => Vec::new(),
+            (Resume::After(_), Some(sequence)) => self.lost(names(), sequence),
+            (Resume::After(_) | Resume::Unknown, _) => names().cloned().collect(),
         };
+        let personal = personal.map(|name| {
+            let from = missed_from.map(|from| from.max(self.personal_gone(&name)));
+            (name, from.unwrap_or(head))
+        });
+        let mut cursor = Cursor::new(seats, personal);
+        let mut missed = Vec::new();
+        let whole = missed_from.is_none()
+            || self.hear(&mut cursor, head, &mut Portion::default(), &mut missed);
+        let messages: Vec<Frame> = missed
+            .into_iter()
+            .filter_map(|delivery| match delivery {
+                Delivery::Message(frame) => Some(frame),
+                _ => None,
+            })
+            .collect();
         let starts_at = match entry.resume {
             Resume::After(position) if !messages.is_empty() => position,
             Resume::After(_) | Resume::Unknown | Resume::Fresh => self.log.position(head),
@@ -41,43 +61,35 @@ impl State {
             counts,
             resets,
             messages,
-            cursor: Cursor::new(seats, personal.map(|name| (name, head))),
+            owed: (!whole).then_some(head),
+            cursor,
         }
     }
 
-    /// What the rooms of a returning stream were sent after `sequence`, and those of which some
-    /// may be lost.
-    pub(super) fn missed<'a>(
-        &self,
-        names: impl Iterator<Item = &'a RoomId>,
-        sequence: u64,
-    ) -> (Vec<RoomId>, Vec<Frame>) {
-        let mut resets = Vec::new();
-        let mut kept = Vec::new();
-        for name in names {
-            let Some(room) = self.rooms.find(name).map(|index| self.rooms.get(index)) else {
-                if sequence < self.rooms.horizon {
-                    resets.push(name.clone());
-                }
-                continue;
-            };
-            if sequence < room.gone.max(room.born) {
-                resets.push(name.clone());
+    /// The rooms of a returning stream of whose messages after `sequence` some may be lost.
+    fn lost<'a>(&self, names: impl Iterator<Item = &'a RoomId>, sequence: u64) -> Vec<RoomId> {
+        let lost = |name: &&RoomId| match self.rooms.find(name) {
+            Some(index) => {
+                let room = self.rooms.get(index);
+                sequence < room.gone.max(room.born)
             }
-            if let Some(log) = &room.log {
-                kept.extend(log.after(sequence).map(|m| (m.sequence, m.frame.clone())));
-            }
-        }
-        kept.sort_unstable_by_key(|(sequence, _)| *sequence);
-        (resets, kept.into_iter().map(|(_, frame)| frame).collect())
+            None => sequence < self.rooms.horizon,
+        };
+        names.filter(lost).cloned().collect()
     }
 
-    /// The messages up to `until` that the cursor has not had, of all rooms in one order.
-    pub(super) fn hear(&mut self, cursor: &mut Cursor, until: u64, due: &mut Vec<Delivery>) {
+    /// The messages up to `until` that the cursor has not had, of all rooms in one order, as far
+    /// as the portion goes; true where it went all the way.
+    pub(super) fn hear(
+        &mut self,
+        cursor: &mut Cursor,
+        until: u64,
+        portion: &mut Portion,
+        due: &mut Vec<Delivery>,
+    ) -> bool {
         if cursor.heard >= until {
-            return;
+            return true;
         }
-        cursor.heard = until;
         let mut messages: SmallVec<[(u64, Frame); 4]> = SmallVec::new();
         for seat in cursor.seats_mut().filter(|seat| seat.joined) {
             let Some(room) = self.rooms.of(seat.key) else {
@@ -85,47 +97,46 @@ impl State {
             };
             if seat.from < room.gone.min(until) {
                 due.push(Delivery::Reset(room.name.clone()));
+                seat.from = room.gone.min(until);
             }
             if let Some(log) = &room.log {
                 messages.extend(log.between(seat.from, until));
             }
-            seat.from = seat.from.max(until);
         }
-        self.hear_personal(cursor, until, &mut messages, due);
+        if let Some((name, from)) = &mut cursor.personal {
+            let gone = self.personal_gone(name);
+            if *from < gone.min(until) {
+                due.push(Delivery::Reset(name.clone()));
+                *from = gone.min(until);
+            }
+            let room = self.rooms.find(name).map(|index| self.rooms.get(index));
+            if let Some(log) = room.and_then(|room| room.log.as_ref()) {
+                messages.extend(log.between(*from, until));
+            }
+        }
         messages.sort_unstable_by_key(|(sequence, _)| *sequence);
-        due.extend(
-            messages
-                .into_iter()
-                .map(|(_, frame)| Delivery::Message(frame)),
-        );
+        let mut heard = None;
+        for (sequence, frame) in messages {
+            if !portion.take(frame.size()) {
+                if let Some(heard) = heard {
+                    cursor.hear(heard);
+                }
+                return false;
+            }
+            heard = Some(sequence);
+            due.push(Delivery::Message(frame));
+        }
+        cursor.hear(until);
+        true
     }
 
-    fn hear_personal(
-        &self,
-        cursor: &mut Cursor,
-        until: u64,
-        messages: &mut SmallVec<[(u64, Frame); 4]>,
-        due: &mut Vec<Delivery>,
-    ) {
-        let Some((name, from)) = &mut cursor.personal else {
-            return;
-        };
-        let room = self.rooms.find(name).map(|index| self.rooms.get(index));
-        let addressed = || {
-            let user = name.user()?;
-            self.people.find_user(&user).map(|person| person.addressed)
-        };
-        let gone = match room {
-            Some(room) => room.gone,
-            None => addressed().unwrap_or(0),
-        };
-        if *from < gone.min(until) {
-            due.push(Delivery::Reset(name.clone()));
+    /// The highest sequence of a message to a personal room that is no longer kept.
+    fn personal_gone(&self, name: &RoomId) -> u64 {
+        if let Some(index) = self.rooms.find(name) {
+            return self.rooms.get(index).gone;
         }
-        if let Some(log) = room.and_then(|room| room.log.as_ref()) {
-            messages.extend(log.between(*from, until));
-        }
-        *from = until.max(*from);
+        let person = name.user().and_then(|user| self.people.find_user(&user));
+        person.map_or(0, |person| person.addressed)
     }
 
     pub(super) fn publish(
@@ -168,7 +179,7 @@ impl State {
         let Some(user) = name.user() else {
             let key = room.key(index);
             for shard in room.shards() {
-                let word = Word::Message(key, sequence, message.clone());
+                let word = Word::Message(key, sequence, Some(message.clone()));
                 wakes.post(&self.posts[usize::from(shard)], word);
             }
             wakes.channels.extend(room.channel.clone());
@@ -179,7 +190,7 @@ impl State {
             match &self.connections.get(connection).outlet {
                 Outlet::Inbox(inbox) => wakes.inboxes.push(Arc::clone(inbox)),
                 Outlet::Slot(shard, slot) => {
-                    let word = Word::Personal(*slot, sequence, message.clone());
+                    let word = Word::Personal(*slot, sequence, Some(message.clone()));
                     wakes.post(&self.posts[usize::from(*shard)], word);
                 }
             }

@@ -50,7 +50,7 @@ pub use self::{
     frame::Frame,
     id::{ConnectionId, Identity, InvalidName, RoomId, UserId, ViewerName},
     log::{Conflict, Idempotency, Position, Published},
-    outlet::{Inbox, MAX_ORDERS, Order, Outlet, Post, Reason, SlotId, Word},
+    outlet::{Inbox, MAX_ORDERS, Order, Outlet, Post, Reason, SlotId, WAITING_BYTES, Word},
     pattern::{InvalidPatterns, Patterns},
     room::{Occupancy, RoomKey, Told},
     terms::{
@@ -370,7 +370,8 @@ impl Registration {
         Ok(opening)
     }
 
-    /// What the stream is due since the last call, counts at the pace of the pulse.
+    /// What the stream is due since the last call, counts at the pace of the pulse. Messages come in
+    /// portions of 128 KiB; [`Cursor::is_owed`] says whether there is more.
     pub fn collect(&self, cursor: &mut Cursor, inbox: &Inbox) -> Vec<Delivery> {
         self.hub
             .0
@@ -380,7 +381,7 @@ impl Registration {
     }
 
     /// What the stream is due since it fell behind: counts as they are now, messages up to the
-    /// sequence `until`. Of the versions in `cursor` only the low 32 bits are looked at.
+    /// sequence `until`, in portions too. Of the versions in `cursor` only the low 32 bits are looked at.
     pub fn catch_up(&self, cursor: &mut Cursor, inbox: &Inbox, until: u64) -> Vec<Delivery> {
         let counts = Counts::Now(until);
         self.hub.0.state.lock().collect(cursor, inbox, counts)

@@ -86,7 +86,7 @@ pub enum Outlet {
 }
 
 /// One stream of a shard: its place and which stream of that place it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SlotId {
     /// Its place.
     pub index: u32,
@@ -101,11 +101,18 @@ pub enum Word {
     Order(SlotId, Order),
     /// A room's newest count, with its version.
     Count(RoomKey, u64, Frame),
-    /// A message to everybody who joined the room, with its sequence.
-    Message(RoomKey, u64, Frame),
-    /// A message to one slot's personal room, with its sequence.
-    Personal(SlotId, u64, Frame),
+    /// A message to everybody who joined the room, with its sequence; without its frame where too
+    /// many wait, and then it is looked up in the room's log.
+    Message(RoomKey, u64, Option<Frame>),
+    /// The same to one slot's personal room.
+    Personal(SlotId, u64, Option<Frame>),
 }
+
+/// A list of words with room for more is given back once it is empty: 64 KiB or so.
+const KEPT: usize = 1_024;
+
+/// Most bytes of messages that wait in a [`Post`], and again on its shard: 4 MiB.
+pub const WAITING_BYTES: usize = 4 << 20;
 
 /// The way to a shard: words in the order in which the hub said them, and a waker.
 pub struct Post {
@@ -117,6 +124,8 @@ pub struct Post {
 #[derive(Debug, Default)]
 struct Queue {
     words: Vec<Word>,
+    /// Bytes of their messages.
+    bytes: usize,
     /// True from a wake until the shard takes its words.
     awake: bool,
 }
@@ -137,8 +146,14 @@ impl Post {
         })
     }
 
-    pub(super) fn push(&self, word: Word) {
-        self.queue.lock().words.push(word);
+    /// Adds a word, without waking anybody.
+    pub(super) fn push(&self, mut word: Word) {
+        let mut queue = self.queue.lock();
+        if let Word::Message(_, _, frame) | Word::Personal(_, _, frame) = &mut word {
+            frame.take_if(|frame| queue.bytes + frame.size() > WAITING_BYTES);
+            queue.bytes += frame.as_ref().map_or(0, Frame::size);
+        }
+        queue.words.push(word);
     }
 
     /// Wakes the shard, unless it is awake and has not taken its words yet.
@@ -152,8 +167,12 @@ impl Post {
     /// Exchanges what waits for `empty`, which must be empty.
     pub fn take(&self, empty: &mut Vec<Word>) {
         debug_assert!(empty.is_empty(), "words would be lost");
+        if empty.capacity() > KEPT {
+            *empty = Vec::new();
+        }
         let mut queue = self.queue.lock();
         queue.awake = false;
+        queue.bytes = 0;
         std::mem::swap(&mut queue.words, empty);
     }
 }
@@ -220,6 +239,11 @@ impl Inbox {
         self.0.lock().orders.pop_front()
     }
 
+    /// Puts an order back that was taken and could not be carried out yet.
+    pub(super) fn put_back(&self, order: Order) {
+        self.0.lock().orders.push_front(order);
+    }
+
     /// True once after each wake; `waker` is called at the next one in any case.
     pub fn poll_news(&self, waker: &Waker) -> bool {
         let mut waiting = self.0.lock();
@@ -228,5 +252,33 @@ impl Inbox {
             none => *none = Some(waker.clone()),
         }
         std::mem::take(&mut waiting.news)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beyond_what_may_wait_only_the_frame_stays_behind() {
+        let post = Post::new(Box::new(|| {}));
+        let room = RoomKey::of_test(1, 1);
+        let frame = Frame::of(&[b'x'; 64 << 10]);
+        let mut words = Vec::new();
+        for _ in 0..2 {
+            for sequence in 0..100 {
+                post.push(Word::Message(room, sequence, Some(frame.clone())));
+            }
+            post.take(&mut words);
+            let sequences = words.iter().map(|word| match word {
+                Word::Message(_, sequence, _) => *sequence,
+                other => panic!("{other:?}"),
+            });
+            assert!(sequences.eq(0..100));
+            let frames = words
+                .drain(..)
+                .filter(|word| matches!(word, Word::Message(_, _, Some(_))));
+            assert_eq!(frames.count(), WAITING_BYTES / frame.size());
+        }
     }
 }

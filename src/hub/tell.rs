@@ -7,6 +7,7 @@ use tokio::{sync::broadcast, time::Instant};
 use super::{
     Counts, Cursor, Delivery, Encode, Inbox, Order, Reason, RoomKey, Seat, Told, Word,
     connection::Phase,
+    cursor::Portion,
     pulse::{Due, LONGEST_GAP, gap, task_pass},
     room::{Beat, Pass},
     state::State,
@@ -125,7 +126,8 @@ impl State {
         Some(channel.subscribe())
     }
 
-    /// What a stream with a task of its own is due: orders, newer counts, newer messages.
+    /// What one stream is due: orders, newer counts, newer messages; of messages one portion, and
+    /// then the cursor says whether that was all.
     pub(super) fn collect(
         &mut self,
         cursor: &mut Cursor,
@@ -133,10 +135,23 @@ impl State {
         counts: Counts,
     ) -> Vec<Delivery> {
         let mut due = Vec::new();
+        let mut portion = Portion::default();
+        cursor.owed = false;
         while let Some(order) = inbox.pop() {
+            // First what came before the order.
+            let whole = match &order {
+                Order::Joined(_, _, until) | Order::Left(_, _, until) | Order::End(_, until) => {
+                    self.hear(cursor, *until, &mut portion, &mut due)
+                }
+                Order::Watching(..) | Order::Unwatched(_) | Order::Expires(_) => true,
+            };
+            if !whole {
+                inbox.put_back(order);
+                cursor.owed = true;
+                return due;
+            }
             match order {
                 Order::Joined(key, room, from) => {
-                    self.hear(cursor, from, &mut due);
                     let told = self.sit(cursor, key, true, from);
                     due.push(Delivery::Joined(room, told));
                 }
@@ -144,8 +159,7 @@ impl State {
                     let told = self.sit(cursor, key, false, 0);
                     due.push(Delivery::Watching(room, told));
                 }
-                Order::Left(key, room, until) => {
-                    self.hear(cursor, until, &mut due);
+                Order::Left(key, room, _) => {
                     cursor.stand(key);
                     due.push(Delivery::Left(key, room));
                 }
@@ -154,8 +168,7 @@ impl State {
                     due.push(Delivery::Unwatched(key));
                 }
                 Order::Expires(at) => due.push(Delivery::Expires(at)),
-                Order::End(reason, until) => {
-                    self.hear(cursor, until, &mut due);
+                Order::End(reason, _) => {
                     due.push(Delivery::End(reason));
                     return due;
                 }
@@ -187,7 +200,7 @@ impl State {
             Counts::Pulsed => self.log.head,
             Counts::Now(until) => until,
         };
-        self.hear(cursor, until, &mut due);
+        cursor.owed = !self.hear(cursor, until, &mut portion, &mut due);
         due
     }
 

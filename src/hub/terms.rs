@@ -60,8 +60,10 @@ pub struct Opening {
     pub counts: Vec<Told>,
     /// Rooms of which messages may be lost.
     pub resets: Vec<RoomId>,
-    /// What the stream missed, in order.
+    /// What the stream missed, in order, as far as one portion goes.
     pub messages: Vec<Frame>,
+    /// Where that was not all: the sequence up to which it missed more, which the cursor gives.
+    pub owed: Option<u64>,
     /// To be handed to [`super::Registration::collect`].
     pub cursor: Cursor,
 }

@@ -5,7 +5,10 @@ use std::{
     io,
     net::{IpAddr, Shutdown},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::Poll,
     time::Duration,
 };
@@ -14,6 +17,7 @@ use axum::{
     Router,
     body::Body,
     extract::Request,
+    http::{HeaderValue, header},
     response::{IntoResponse, Response},
 };
 use http_body_util::BodyExt;
@@ -35,6 +39,7 @@ use tokio::{
 use tower::ServiceExt;
 
 use super::{
+    allowance::Allowance,
     client::Peer,
     handoff::{Aside, Asked, Handoff},
     io::Io,
@@ -66,6 +71,11 @@ const HTTP2_HEAD: u32 = 128 << 10;
 const HTTP2_PING: Duration = Duration::from_secs(20);
 /// How long what still comes is thrown away after our side is closed.
 const LINGER: Duration = Duration::from_secs(1);
+/// Most bytes of it, so that a flood ends sooner.
+const LINGER_INPUT: usize = 1 << 20;
+/// Most bytes that the reader of a stream that stays a body may send behind its request, as on a
+/// shard.
+const STREAM_INPUT: usize = 16 << 10;
 
 /// What every connection of a listener is given.
 #[derive(Debug, Clone)]
@@ -221,13 +231,16 @@ async fn http1(
             };
             // The head is read. What a body takes is bounded where bodies are read.
             permit.lock().take();
-            let response = answer(router, peer, request).await;
+            let mut response = answer(router, peer, request).await;
             let gone = handoff.is_some_and(|handoff| handoff.consider(&asked, &response));
             if gone {
                 // Whoever drives this connection takes it apart now.
                 std::future::pending::<()>().await;
             }
             if response.body().size_hint().upper().is_none() {
+                // Nothing is read as a request any more, and so nothing is one after it either.
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
                 streaming.notify_one();
             }
             Ok::<_, Infallible>(response)
@@ -261,20 +274,22 @@ async fn http1(
     }
 }
 
-/// Waits for the end of the reader of a stream that stays a body. hyper would not see it behind a
-/// stray byte that nobody reads; the kernel tells it by itself.
+/// Waits for the end of the reader of a stream that stays a body, or for one who sends what no
+/// reader does. hyper reads no more while it has a body to send, and so would see neither: what
+/// comes is read here and thrown away.
 async fn left(stream: &TcpStream, streaming: &Notify) {
     streaming.notified().await;
-    // Of what this interest stands for, only the peer's closing is ever registered for. An error
-    // says that the socket is gone too.
-    let _ = stream.ready(Interest::PRIORITY).await;
+    swallow(stream, STREAM_INPUT).await;
 }
 
 async fn http2(stream: &Arc<TcpStream>, peer: IpAddr, router: Router) {
+    let requests = Arc::new(AtomicU64::new(0));
+    let allowance = Allowance::new(Arc::clone(&requests), Instant::now());
     // Held by each request, and by the body of its answer, as long as they last.
     let busy = Arc::new(());
     let holding = Arc::clone(&busy);
     let service = service_fn(move |request: Request<Incoming>| {
+        requests.fetch_add(1, Ordering::Relaxed);
         let hold = Arc::clone(&holding);
         let answer = answer(router.clone(), peer, request);
         async move {
@@ -286,7 +301,7 @@ async fn http2(stream: &Arc<TcpStream>, peer: IpAddr, router: Router) {
             Ok::<_, Infallible>(response.map(|body| body.map_frame(hold_on)))
         }
     });
-    let io = TokioIo::new(Io::new(Arc::clone(stream)));
+    let io = TokioIo::new(Io::bounded(Arc::clone(stream), allowance));
     let mut connection = std::pin::pin!(
         http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -351,18 +366,22 @@ async fn linger(stream: &TcpStream) {
     if SockRef::from(stream).shutdown(Shutdown::Write).is_err() {
         return;
     }
-    let mut waste = [0; 4096];
-    let drained = async {
-        while stream.readable().await.is_ok() {
-            match stream.try_read(&mut waste) {
-                Ok(0) => return,
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return,
-            }
+    let _ = timeout(LINGER, swallow(stream, LINGER_INPUT)).await;
+}
+
+/// Reads and throws away what comes, until the peer closes or `most` bytes have come.
+async fn swallow(stream: &TcpStream, most: usize) {
+    let mut left = most;
+    // A failure says that the socket is gone.
+    while stream.readable().await.is_ok() {
+        // Not held while nothing comes: a future keeps what it holds across a wait.
+        let mut waste = [0; 4096];
+        match stream.try_read(&mut waste) {
+            Ok(bytes) if bytes > 0 && bytes <= left => left -= bytes,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(_) | Err(_) => return,
         }
-    };
-    let _ = timeout(LINGER, drained).await;
+    }
 }
 
 /// True for what cannot become a request, so that it is refused at once: a method that is no

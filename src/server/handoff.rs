@@ -36,6 +36,9 @@ pub(super) struct Handoff(Arc<Mutex<Option<Box<Aside>>>>);
 impl Handoff {
     /// Puts a response's stream aside where it may leave hyper: over HTTP/1.x, asked for by `GET`
     /// or `POST`, answered with 200. Anything else keeps its body; true where it was put aside.
+    ///
+    /// A stream is offered only after the whole of its request's body was read, so whatever comes
+    /// behind is none of it.
     pub(super) fn consider(&self, asked: &Asked, response: &Response) -> bool {
         let chunked = match asked.version {
             Version::HTTP_11 => true,

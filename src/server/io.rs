@@ -1,8 +1,9 @@
 //! The socket as hyper sees it.
 //!
-//! Two things are different from a bare one. The socket stays ours while hyper uses it, so that
+//! Three things are different from a bare one. The socket stays ours while hyper uses it, so that
 //! what comes after hyper can be done with it. And the answers that hyper gives by itself to a
-//! head that it cannot read are exchanged for ones with a body that says what is wrong.
+//! head that it cannot read are exchanged for ones with a body that says what is wrong. Over HTTP/2
+//! what comes in is bounded.
 
 use std::{
     io,
@@ -14,8 +15,10 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
+    time::Instant,
 };
 
+use super::allowance::Allowance;
 use crate::api::error::{ApiError, Code};
 
 #[derive(Debug)]
@@ -26,6 +29,8 @@ pub(super) struct Io {
     /// True once a line has ended since the last answer: what is too large then is more than the
     /// request's first line.
     past_first_line: bool,
+    /// What may still come, where that is bounded here.
+    allowance: Option<Allowance>,
 }
 
 impl Io {
@@ -34,6 +39,15 @@ impl Io {
             stream,
             exchanged: None,
             past_first_line: false,
+            allowance: None,
+        }
+    }
+
+    /// A socket from which no more is read than that allows.
+    pub(super) fn bounded(stream: Arc<TcpStream>, allowance: Allowance) -> Self {
+        Self {
+            allowance: Some(allowance),
+            ..Self::new(stream)
         }
     }
 
@@ -59,7 +73,12 @@ impl AsyncRead for Io {
         loop {
             ready!(this.stream.poll_read_ready(cx))?;
             match read(&this.stream, buffer, room) {
-                Ok(_) => {
+                Ok(bytes) => {
+                    if let Some(allowance) = &mut this.allowance
+                        && !allowance.take(bytes, Instant::now())
+                    {
+                        return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+                    }
                     this.past_first_line |= buffer.filled()[before..].contains(&b'\n');
                     return Poll::Ready(Ok(()));
                 }
@@ -108,7 +127,11 @@ impl AsyncWrite for Io {
                 *sent += more;
             }
         }
-        self.poll_send(cx, bytes)
+        let sent = ready!(self.poll_send(cx, bytes))?;
+        if let Some(allowance) = &mut self.allowance {
+            allowance.send(sent);
+        }
+        Poll::Ready(Ok(sent))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

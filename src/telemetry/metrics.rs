@@ -97,8 +97,16 @@ impl Collector for Reading {
             let metric = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
             counter.encode(metric)
         };
-        counter("frames", "Frames given to the kernel", tally.frames)?;
-        counter("frame_bytes", "Bytes of these frames", tally.bytes)?;
+        counter(
+            "frames",
+            "Counts and messages told by shards to streams that keep up",
+            tally.frames,
+        )?;
+        counter(
+            "frame_bytes",
+            "Bytes of these counts and messages, as HTTP/1.1 frames them",
+            tally.bytes,
+        )?;
         counter(
             "conflated",
             "Counts that a newer one replaced untold",
@@ -106,8 +114,13 @@ impl Collector for Reading {
         )?;
         counter(
             "ghosts",
-            "Streams ended since the reader had vanished",
+            "Streams of shards ended since the reader had vanished",
             tally.ghosts,
+        )?;
+        counter(
+            "unwatched",
+            "Streams refused since the kernel would not watch their sockets",
+            tally.unwatched,
         )?;
         counter(
             "accept_errors",
@@ -116,7 +129,7 @@ impl Collector for Reading {
         )?;
         let behind = i64::try_from(tally.behind).unwrap_or(i64::MAX);
         let behind = ConstGauge::new(behind);
-        let help = "Streams whose reader does not keep up right now";
+        let help = "Streams of shards whose reader does not keep up right now";
         let metric = encoder.encode_descriptor("behind", help, None, behind.metric_type())?;
         behind.encode(metric)?;
         latency(&mut encoder, &tally)?;

@@ -101,6 +101,9 @@ impl Service {
         let shards = (path == Path::Shard).then(|| {
             Shards::start(app.hub(), shards, app.config().heartbeat).expect("shards start")
         });
+        if let Some(shards) = &shards {
+            app.show_shards(shards);
+        }
         let listener = bind(address).expect("the address can be bound");
         let server = Server::start(listener, app.router(Face::Public), shards)
             .expect("the server can be started");
@@ -231,11 +234,7 @@ impl Program {
 
     /// Memory of its own, in KiB: `Pss_Anon`.
     pub(crate) fn memory_kib(&self) -> u64 {
-        let path = format!("/proc/{}/smaps_rollup", self.child.id());
-        let text = std::fs::read_to_string(path).expect("the program runs");
-        let line = text.lines().find(|line| line.starts_with("Pss_Anon:"));
-        let number = line.and_then(|line| line.split_whitespace().nth(1));
-        number.and_then(|kib| kib.parse().ok()).expect("a number")
+        memory_kib_of(&self.child.id().to_string())
     }
 
     /// Open descriptors.
@@ -268,6 +267,15 @@ impl Drop for Program {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Memory of a process's own, in KiB: `Pss_Anon`.
+pub(crate) fn memory_kib_of(process: &str) -> u64 {
+    let path = format!("/proc/{process}/smaps_rollup");
+    let text = std::fs::read_to_string(path).expect("the process runs");
+    let line = text.lines().find(|line| line.starts_with("Pss_Anon:"));
+    let number = line.and_then(|line| line.split_whitespace().nth(1));
+    number.and_then(|kib| kib.parse().ok()).expect("a number")
 }
 
 /// Where a service listens, and what can be asked of it.
@@ -335,6 +343,22 @@ impl Client {
         let (status, answer) = self.call("POST", &path, &token, &json!({ "data": data }));
         assert_eq!(status, 202, "{answer}");
         answer["id"].as_str().expect("an id").to_owned()
+    }
+
+    /// A metric, its labels taken together.
+    pub(crate) fn metric(self, name: &str) -> u64 {
+        let (status, text) =
+            self.ask(b"GET /metrics HTTP/1.1\r\nHost: l\r\nConnection: close\r\n\r\n");
+        assert_eq!(status, 200);
+        let samples = text.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            rest.starts_with([' ', '{']).then_some(rest)
+        });
+        let mut found = samples
+            .map(|rest| rest.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+            .peekable();
+        assert!(found.peek().is_some(), "{name} is none of {text}");
+        found.sum()
     }
 
     /// A room's viewers, connections and members, over REST.

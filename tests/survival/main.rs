@@ -13,8 +13,10 @@
 
 mod churn;
 mod descriptors;
+mod flood;
 mod fuzz;
 mod helpers;
+mod http2;
 mod orders;
 mod slow;
 mod stray;

@@ -18,6 +18,8 @@ on_both_paths!(
     large_messages_arrive_whole_at_a_reader_with_a_small_window,
     a_slow_reader_that_joins_a_room_meanwhile_misses_nothing_of_it,
     a_slow_reader_is_told_of_the_end,
+    a_reader_that_stops_at_the_end_is_told_of_it_when_it_reads_on,
+    who_comes_back_is_given_all_of_a_long_absence_in_order,
     a_stuck_reader_is_counted_out_when_its_token_ends,
     a_stuck_reader_that_comes_back_on_a_new_stream_is_counted_once,
     a_reader_that_stops_for_good_is_ended_by_the_kernel,
@@ -122,6 +124,27 @@ fn a_slow_reader_is_told_of_the_end(path: Path) {
     client.call("DELETE", &url, &reader.ticket(), &Value::Null);
     assert_eq!(service.count("a"), (0, 0, 0));
     assert_eq!(reader.reason(), "left");
+}
+
+fn a_reader_that_stops_at_the_end_is_told_of_it_when_it_reads_on(path: Path) {
+    let service = Service::start(path);
+    let client = service.client();
+    let mut readers = [(); 2].map(|()| narrow(client, "/v1/stream?blog_id=a"));
+    client.publish("blog:a", &large(0));
+    for reader in &readers {
+        let url = format!("/v1/connections/{}", reader.connection());
+        client.call("DELETE", &url, &reader.ticket(), &Value::Null);
+    }
+    assert_eq!(service.count("a"), (0, 0, 0));
+    thread::sleep(Duration::from_secs(3));
+    let [reader, _stuck] = &mut readers;
+    reader.gulp = 64 << 10;
+    assert_eq!(reader.reason(), "left");
+    // One that never reads on is not waited for without end.
+    until(Duration::from_secs(40), || {
+        let held = service.app.tally().slots;
+        (held == 0).then_some(()).ok_or(format!("{held} are held"))
+    });
 }
 
 fn a_stuck_reader_is_counted_out_when_its_token_ends(path: Path) {
@@ -250,6 +273,8 @@ fn a_reader_that_stops_costs_nothing_holds_up_nobody_and_is_told_what_it_missed(
         (now == (4, 4, 0)).then_some(()).ok_or(format!("{now:?}"))
     });
 
+    let behind = client.metric("livecount_behind");
+    assert!((1..=4).contains(&behind), "{behind} behind");
     // One comes back after some seconds, and the others never.
     thread::sleep(Duration::from_secs(12).saturating_sub(stopped.elapsed()));
     let events = stuck[0].rest(Duration::from_secs(2));
@@ -276,8 +301,87 @@ fn a_reader_that_stops_costs_nothing_holds_up_nobody_and_is_told_what_it_missed(
         let now = client.room("blog:a");
         (now == (1, 1, 0)).then_some(()).ok_or(format!("{now:?}"))
     });
+    assert_eq!(client.metric("livecount_behind"), 0);
     let mut waste = Vec::new();
     // Where the kernel has ended it, what it took before comes, then RST.
     assert!(stuck[1].socket.read_to_end(&mut waste).is_err());
     program.expect_sound();
+}
+
+/// Each reads what it once was sent, is caught up with what is newest then, and stops again.
+#[test]
+fn readers_that_trickle_hold_a_portion_each_of_what_they_missed() {
+    const READERS: usize = 30;
+    let mut program = Program::start(&[], &[]);
+    let client = program.client();
+    let fill = |round: usize| {
+        for number in 0..16 {
+            let data = json!({ "number": round * 16 + number, "load": large(number) });
+            client.publish("blog:a", &data);
+        }
+    };
+    fill(0);
+    let before = program.memory_kib();
+    let mut readers: Vec<Reader> = (0..READERS)
+        .map(|_| narrow(client, "/v1/stream?blog_id=a"))
+        .collect();
+    fill(1);
+    for (round, reader) in readers.iter_mut().enumerate() {
+        let first = reader.next_named("message");
+        assert_eq!(first.data["data"]["number"], 16);
+        fill(2 + round);
+    }
+    let grown = program.memory_kib().saturating_sub(before);
+    println!("grown by {grown} KiB");
+    // As whole as the log has it, what each holds would be 1 MiB.
+    assert!(grown < (READERS as u64) * 300, "grown by {grown} KiB");
+    for reader in &mut readers {
+        reader.gulp = 64 << 10;
+        let (mut newest, mut reset) = (16, false);
+        let last = (READERS as u64 + 2) * 16 - 1;
+        while newest < last {
+            let event = reader.next();
+            match event.name.as_str() {
+                "reset" => reset = true,
+                "message" => {
+                    let number = event.data["data"]["number"].as_u64().unwrap();
+                    assert!(
+                        number == newest + 1 || (reset && number > newest),
+                        "{number}"
+                    );
+                    (newest, reset) = (number, false);
+                }
+                _ => {}
+            }
+        }
+    }
+    program.expect_sound();
+}
+
+/// More than is sent at once, of several rooms and to the user, to one who was away.
+fn who_comes_back_is_given_all_of_a_long_absence_in_order(path: Path) {
+    let service = Service::start(path);
+    let client = service.client();
+    let bearer = format!("Bearer {}", token_for("7", "", Duration::from_secs(3600)));
+    let url = "/v1/stream?blog_id=a&blog_id=b";
+    let mut reader = client.stream(url, &[("Authorization", &bearer)]);
+    client.publish("blog:a", &json!("first"));
+    let last = reader.next_named("message").id.unwrap();
+    let url = format!("/v1/stream?ticket={}", reader.ticket());
+    drop(reader);
+    for number in 0..36 {
+        let room = ["blog:a", "blog:b", "user:7"][number % 3];
+        client.publish(room, &large(number));
+    }
+    let mut back = narrow_with(client, &url, &[("Last-Event-ID", &last)]);
+    back.gulp = 64 << 10;
+    for number in 36..40 {
+        client.publish("blog:a", &large(number));
+    }
+    for number in 0..40 {
+        let message = back.next_named("message");
+        assert_eq!(message.data["data"], large(number), "message {number}");
+    }
+    let rest = back.rest(Duration::from_millis(300));
+    assert!(rest.iter().all(|event| event.name == "count"), "{rest:?}");
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::helpers::{
     PATIENCE, Path, Reader, Service, get, numbers, on_both_paths, read_answer, read_head, request,
-    reset, token, token_for,
+    reset, token,
 };
 
 const STREAM: &[u8] = b"GET /v1/stream?blog_id=a HTTP/1.1\r\nHost: l\r\n\r\n";
@@ -30,6 +30,7 @@ on_both_paths!(
     http_1_0_gets_a_stream_without_chunks,
     http_2_without_being_asked_for_gets_a_stream,
     a_get_with_a_body_gets_its_stream,
+    a_get_is_answered_when_its_body_is_whole,
     a_post_that_expects_continue_gets_its_stream,
     an_immediate_close_leaves_nobody_counted,
     a_half_closed_reader_is_a_reader_no_more,
@@ -225,10 +226,25 @@ fn a_get_with_a_body_gets_its_stream(path: Path) {
         service.client().publish("blog:a", &json!("hello"));
         assert_eq!(reader.next_named("message").data["data"], "hello");
         drop(reader);
-        // A reader that sent more than its head is, on the body path, found by its heartbeat.
-        let most = if path == Path::Shard { 1 } else { 45 };
-        service.wait_for("a", 0, Duration::from_secs(most));
+        service.wait_for("a", 0, Duration::from_secs(1));
     }
+}
+
+/// Longer than what a stream's reader may say, and not yet there when the head is.
+fn a_get_is_answered_when_its_body_is_whole(path: Path) {
+    let service = Service::start(path);
+    let mut socket = service.client().connect();
+    let head = "GET /v1/stream?blog_id=a HTTP/1.1\r\nHost: l\r\nContent-Length: 50000\r\n\r\n";
+    socket.write_all(head.as_bytes()).unwrap();
+    for _ in 0..5 {
+        thread::sleep(Duration::from_millis(50));
+        assert_eq!(service.count("a"), (0, 0, 0));
+        socket.write_all(&[b'x'; 10_000]).unwrap();
+    }
+    expect_counted(&service, Reader::of(socket).connected());
+    let large = head.replace("50000", "70000") + &"x".repeat(70_000);
+    expect_problem(&service, large.as_bytes(), 413, "body_too_large");
+    assert_eq!(service.app.hub().totals().turnover.opened, 1);
 }
 
 fn a_post_that_expects_continue_gets_its_stream(path: Path) {
@@ -357,59 +373,4 @@ fn a_silent_connection_is_closed_after_ten_seconds(path: Path) {
         start.elapsed()
     );
     assert_eq!(service.app.hub().totals().turnover.opened, 0);
-}
-
-/// A frame of HTTP/2 (RFC 9113, section 4.1).
-fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    let mut frame = length[1..].to_vec();
-    frame.extend_from_slice(&[kind, flags, 0, 0, 0, stream]);
-    frame.extend_from_slice(payload);
-    frame
-}
-
-/// A header field with a name of the static table, never indexed (RFC 7541, section 6.2.2).
-fn field(name: &[u8], value: &str) -> Vec<u8> {
-    let mut field = name.to_vec();
-    let mut length = value.len();
-    if length < 127 {
-        field.push(u8::try_from(length).unwrap());
-    } else {
-        field.push(127);
-        length -= 127;
-        while length >= 128 {
-            field.push(u8::try_from(length % 128).unwrap() | 128);
-            length /= 128;
-        }
-        field.push(u8::try_from(length).unwrap());
-    }
-    field.extend_from_slice(value.as_bytes());
-    field
-}
-
-/// Its body is never asked for more, and neither heartbeat nor kernel find anything wrong.
-#[test]
-fn an_http_2_reader_with_a_shut_window_is_counted_out_when_its_token_ends() {
-    let service = Service::start(Path::Shard);
-    let token = token_for("7", "", Duration::from_secs(3));
-    let mut socket = service.client().connect();
-    let headers = [
-        vec![0x82, 0x86],
-        field(&[0x04], "/v1/stream?blog_id=a"),
-        field(&[0x01], "localhost"),
-        field(&[0x0f, 0x08], &format!("Bearer {token}")),
-    ]
-    .concat();
-    let window_of_one = [0, 4, 0, 0, 0, 1];
-    let opening = [
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
-        frame(4, 0, 0, &window_of_one),
-        frame(1, 0x4 | 0x1, 1, &headers),
-        frame(4, 1, 0, &[]),
-    ];
-    socket.write_all(&opening.concat()).unwrap();
-    service.wait_for("a", 1, Duration::from_secs(2));
-    let taken = service.wait_for("a", 0, Duration::from_secs(8));
-    assert!(taken > Duration::from_secs(1), "after {taken:?} already");
-    assert_eq!(service.app.hub().totals().turnover.broken, 0);
 }
