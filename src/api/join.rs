@@ -78,13 +78,13 @@ pub async fn join(
     let asked = asked.permitted(&reader, app.config().max_rooms_per_connection)?;
     let ticket = new_ticket(&app, &reader, viewer, asked);
     let text = issue(&app, &ticket)?;
-    if let Some(remaining) = app.blocked(&ticket) {
-        return Err(kicked().retry_after(remaining));
-    }
     if wants_stream(&headers) {
         let resume = request::resume(&headers, body.last_event_id.as_deref());
         let permit = stream::Permit::issued(ticket, text);
         return stream::open(&app, client, permit, resume, Answer::Hard).await;
+    }
+    if let Some(remaining) = app.blocked(&ticket) {
+        return Err(kicked().retry_after(remaining));
     }
     app.admit(client, &ticket).map_err(ApiError::from)?;
     let asked = ticket.rooms.iter().chain(&ticket.watching);

@@ -161,9 +161,9 @@ pub(super) async fn open(
         text,
         redeemed,
     } = permit;
-    if app.blocked(&ticket).is_some() {
+    if let Some(remaining) = app.blocked(&ticket) {
         return match answer {
-            Answer::Hard => Err(kicked()),
+            Answer::Hard => Err(kicked().retry_after(remaining)),
             Answer::Soft | Answer::Head => Ok(StatusCode::NO_CONTENT.into_response()),
         };
     }

@@ -252,7 +252,22 @@ impl View {
             }
         }
         self.synced = 0;
-        self.known.clear();
+        // Where this node has a share, the new numbers say nothing before it is in them: a viewer
+        // who is on another node too would be counted twice.
+        let shared = |known: &Known| {
+            known
+                .sent
+                .last()
+                .is_some_and(|(_, s)| *s != Share::default())
+        };
+        self.known
+            .retain(|_, known| shared(known) || known.settled_at == u64::MAX);
+        for known in self.known.values_mut() {
+            *known = Known {
+                settled_at: u64::MAX,
+                ..Known::default()
+            };
+        }
         self.held = Some(Held {
             until: now + HOLD,
             nodes: self.nodes,
@@ -304,8 +319,9 @@ impl View {
         self.telling = true;
         let mut places = Vec::new();
         for (place, known) in &mut self.known {
-            if !known.sent.is_empty() {
-                known.settled_at = settled_at;
+            let unsettled = known.settled_at == u64::MAX;
+            if !known.sent.is_empty() || unsettled {
+                known.settled_at = settled_at.max(if unsettled { u64::MAX } else { 0 });
                 known.sent.clear();
                 known.named = 0;
                 known.members = 0;

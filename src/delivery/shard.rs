@@ -74,9 +74,9 @@ pub(super) struct Shard {
     /// The message being told, or looked up.
     pub(super) message: Option<(Pass, Kind)>,
     /// Streams whose last word waits behind what they have not read, with the end of the wait.
-    pub(super) closing: VecDeque<(Instant, SlotId)>,
+    closing: VecDeque<(Instant, SlotId)>,
     /// Streams whose last word is in the kernel's hands, with the end of their linger.
-    pub(super) lingering: VecDeque<(Instant, SlotId)>,
+    lingering: VecDeque<(Instant, SlotId)>,
     pub(super) generations: u32,
     /// When it was last said in the log that a socket could not be watched.
     complained: Option<Instant>,
@@ -166,11 +166,16 @@ impl Shard {
             || !self.words.is_empty();
         if busy {
             Some(Duration::ZERO)
-        } else if self.wheel.is_empty() && self.closing.is_empty() && self.lingering.is_empty() {
+        } else if self.wheel.is_empty() && !self.has_endings() {
             None
         } else {
             Some(TICK)
         }
+    }
+
+    /// True while streams that have their last word are not gone.
+    pub(super) fn has_endings(&self) -> bool {
+        !self.closing.is_empty() || !self.lingering.is_empty()
     }
 
     pub(super) fn tick(&self) -> Tick {
@@ -414,10 +419,10 @@ impl Shard {
         };
         // Whatever a read would still say: a peer that closed its side is a reader no more.
         let mut gone = event.is_error() || event.is_read_closed() || event.is_write_closed();
-        if event.is_error() {
-            if let Ok(Some(error)) = slot.socket.take_error() {
-                return self.lose(id, error.kind());
-            }
+        if event.is_error()
+            && let Ok(Some(error)) = slot.socket.take_error()
+        {
+            return self.lose(id, error.kind());
         }
         if !gone && event.is_readable() {
             gone = slot.swallow().is_err();

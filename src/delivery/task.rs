@@ -77,10 +77,7 @@ impl Shard {
             // Others on the runtime have their turn between two rounds.
             Some(Duration::ZERO) => tokio::task::yield_now().await,
             Some(_) => {
-                let tick = {
-                    let quiet = self.closing.is_empty() && self.lingering.is_empty();
-                    self.wheel.next().filter(|_| quiet)
-                };
+                let tick = self.wheel.next().filter(|_| !self.has_endings());
                 let due = tick.map_or(self.now + TICK, |tick| self.start + TICK * tick);
                 sleep_until(due).await;
             }

@@ -54,7 +54,7 @@ impl Wheel {
 
     /// The next tick at which there are entries. Looks through up to a whole turn.
     pub(super) fn next(&self) -> Option<Tick> {
-        let mut ticks = self.at + 1..=self.at + BUCKETS;
+        let mut ticks = self.at + 1..self.at + BUCKETS;
         ticks.find(|tick| !self.buckets[(tick % BUCKETS) as usize].is_empty())
     }
 

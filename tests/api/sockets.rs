@@ -4,20 +4,15 @@
 //! it, and a stream leaves hyper for the shard, which is a task. So whatever the service does
 //! follows the test's clock, a paused one too.
 //!
-//! A pair of Unix sockets takes TCP's place: the kernel delivers within the call that sends, where
-//! over loopback it may leave that to a thread of its own until later. What TCP itself does is
-//! tested in `wire.rs` and in `tests/survival`.
+//! A paused clock moves when no task runs and a look at the sockets wakes none. A pair of Unix
+//! sockets takes TCP's place, for the kernel delivers within the call that sends, where over
+//! loopback it may leave that to a thread of its own: then a look sees nothing, and the clock moves
+//! while bytes are on their way. What TCP itself does is tested in `wire.rs` and `tests/survival`.
 
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, TcpStream},
     os::{fd::OwnedFd, unix::net::UnixStream as StdUnixStream},
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll},
 };
 
 use axum::{
@@ -35,30 +30,22 @@ use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
-    sync::Notify,
 };
 
 /// What the kernel buffers for one connection's way out, as on the service's own listener.
 const SEND_BUFFER: usize = 16 << 10;
 
 /// The service as it is met over sockets.
-pub(crate) struct Sockets {
-    site: Site,
-    quiet: Quiet,
-}
+pub(crate) struct Sockets(Site);
 
 impl Sockets {
     /// Has a shard deliver what this service streams. Must be called within the test's runtime.
     pub(crate) fn new(app: &App) -> Self {
-        let quiet = Quiet::keep();
         let made = Shards::as_task(app.hub(), app.config().heartbeat);
         let (shards, shard) = made.expect("the system gives an epoll");
         app.show_shards(&shards);
-        tokio::spawn(quiet.watch(shard));
-        Self {
-            site: Site::new(app.router(Face::Public), Some(shards)),
-            quiet,
-        }
+        tokio::spawn(shard);
+        Self(Site::new(app.router(Face::Public), Some(shards)))
     }
 
     /// Sends a request over a connection of its own; answers once the response's head is there.
@@ -69,14 +56,12 @@ impl Sockets {
         buffer.expect("the socket is open");
         let peer = request.extensions().get::<Peer>();
         let peer = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.0);
-        let serving = self.site.clone().serve(theirs, peer);
-        tokio::spawn(self.quiet.watch(serving));
+        tokio::spawn(self.0.clone().serve(theirs, peer));
 
         ours.set_nonblocking(true).expect("the socket is open");
         let mut line = Line {
             socket: UnixStream::from_std(ours).expect("the runtime has io"),
             unread: Vec::new(),
-            quiet: self.quiet.clone(),
         };
         let asks_for_body = *request.method() != Method::HEAD;
         line.say(&encode(request)).await;
@@ -97,11 +82,6 @@ impl Sockets {
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         response
-    }
-
-    /// Waits until the service has seen and done all that it was given to do by now.
-    pub(crate) async fn settle(&self) {
-        self.quiet.come().await;
     }
 }
 
@@ -152,20 +132,17 @@ impl Framing {
 struct Line {
     socket: UnixStream,
     unread: Vec<u8>,
-    quiet: Quiet,
 }
 
 impl Line {
     async fn say(&mut self, bytes: &[u8]) {
         // Who is refused before the end may be hung up on; the answer says why.
-        let _ = self.quiet.watch(self.socket.write_all(bytes)).await;
+        let _ = self.socket.write_all(bytes).await;
     }
 
     /// Reads more; false at the end.
     async fn more(&mut self) -> io::Result<bool> {
-        let quiet = self.quiet.clone();
-        let reading = self.socket.read_buf(&mut self.unread);
-        Ok(quiet.watch(reading).await? > 0)
+        Ok(self.socket.read_buf(&mut self.unread).await? > 0)
     }
 
     /// Reads more, which must come.
@@ -233,79 +210,5 @@ impl Line {
                 Ok(Some((std::mem::take(&mut self.unread).into(), framing)))
             }
         }
-    }
-}
-
-impl Drop for Line {
-    fn drop(&mut self) {
-        self.quiet.disturb();
-    }
-}
-
-/// Lets a paused clock move only when nothing is on its way through a socket.
-///
-/// A runtime that has nothing to run looks at its sockets and moves a paused clock in one step,
-/// whatever the look brought. So after everything that may have filled, emptied or closed a
-/// socket, a task of ours stays busy until the runtime has looked once more.
-#[derive(Debug, Clone)]
-struct Quiet(Arc<State>);
-
-#[derive(Debug, Default)]
-struct State {
-    disturbed: AtomicBool,
-    disturbance: Notify,
-    quiet: Notify,
-}
-
-impl Quiet {
-    fn keep() -> Self {
-        let state = Arc::new(State::default());
-        let kept = Arc::clone(&state);
-        tokio::spawn(async move {
-            loop {
-                while kept.disturbed.swap(false, Ordering::Relaxed) {
-                    // Goes on after the tasks that run, and after a look at the sockets.
-                    tokio::task::yield_now().await;
-                }
-                kept.quiet.notify_waiters();
-                kept.disturbance.notified().await;
-            }
-        });
-        Self(state)
-    }
-
-    fn disturb(&self) {
-        self.0.disturbed.store(true, Ordering::Relaxed);
-        self.0.disturbance.notify_one();
-    }
-
-    /// Waits until all is quiet.
-    async fn come(&self) {
-        let quiet = self.0.quiet.notified();
-        self.disturb();
-        quiet.await;
-    }
-
-    /// The same future, each step of which disturbs.
-    fn watch<F: Future>(&self, future: F) -> Watched<F> {
-        Watched {
-            future: Box::pin(future),
-            quiet: self.clone(),
-        }
-    }
-}
-
-struct Watched<F> {
-    future: Pin<Box<F>>,
-    quiet: Quiet,
-}
-
-impl<F: Future> Future for Watched<F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let polled = self.future.as_mut().poll(cx);
-        self.quiet.disturb();
-        polled
     }
 }

@@ -20,6 +20,10 @@ use crate::helpers::{
 const WORKERS: u64 = 8;
 /// Joins and leaves a second, all workers together.
 const RATE: u32 = 1_000;
+/// Bytes a join that are no leak yet: half of the smallest record there is.
+const LEAK: u64 = 32;
+/// What an allocator may keep more after one round than after another.
+const SLACK: u64 = 256 << 10;
 /// Most streams that one worker holds.
 const HELD: usize = 40;
 const ROOMS: [&str; 6] = ["blog:a", "blog:b", "blog:c", "blog:d", "match:1", "match:2"];
@@ -251,24 +255,13 @@ fn expect_told(live: &mut Live, truth: &BTreeMap<&'static str, (u64, u64, u64)>)
     }
 }
 
-fn metric_sum(text: &str, name: &str) -> f64 {
-    let values = text.lines().filter(|line| line.starts_with(name));
-    let values = values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-    values.sum()
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
 }
 
-#[test]
-fn after_churn_every_number_is_true_and_after_all_left_nothing_is_held() {
-    let setting = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
-    let seconds = setting("CHURN_SECONDS").unwrap_or(30);
-    let seed = setting("CHURN_SEED").unwrap_or_else(rand::random);
-    println!("CHURN_SECONDS={seconds} CHURN_SEED={seed}");
-    let mut program = Program::start(&[], &[("LIVECOUNT_MAX_CONNECTIONS_PER_MEMBER", "1000")]);
-    let client = program.client();
-    client.room("blog:a");
-    let (memory, descriptors) = (program.memory_kib(), program.descriptors());
-
-    let until_then = Instant::now() + Duration::from_secs(seconds);
+/// Churns for so long; answers the streams that are left.
+fn churn(client: Client, time: Duration, seed: u64) -> Vec<Live> {
+    let until_then = Instant::now() + time;
     let workers: Vec<_> = (1..=WORKERS)
         .map(|number| Worker {
             client,
@@ -287,11 +280,15 @@ fn after_churn_every_number_is_true_and_after_all_left_nothing_is_held() {
     }
     println!(
         "{} steps a second, {} streams left",
-        steps / seconds.max(1),
+        steps / time.as_secs().max(1),
         lives.len()
     );
+    lives
+}
 
-    let truth = truth(&lives);
+/// Every number is the true one, in every answer and on every stream.
+fn expect_true(client: Client, lives: &mut [Live]) {
+    let truth = truth(lives);
     for (room, expected) in &truth {
         until(Duration::from_secs(2), || {
             let found = client.room(room);
@@ -303,11 +300,14 @@ fn after_churn_every_number_is_true_and_after_all_left_nothing_is_held() {
     }
     let (_, stats) = client.call("GET", "/v1/stats", &token("reader", "read"), &Value::Null);
     assert_eq!(stats["connections"], json!(lives.len()), "{stats}");
-    for live in &mut lives {
+    for live in lives {
         expect_told(live, &truth);
     }
+}
 
-    drop(lives);
+/// Waits until nothing is left of anybody; answers how many streams were ever opened.
+fn expect_nobody(program: &Program, descriptors: usize) -> u64 {
+    let client = program.client();
     for room in ROOMS {
         until(PATIENCE, || {
             let found = client.room(room);
@@ -322,19 +322,47 @@ fn after_churn_every_number_is_true_and_after_all_left_nothing_is_held() {
         back.then_some(())
             .ok_or(format!("{now} descriptors, once {descriptors}"))
     });
-    let (_, metrics) = client.ask(b"GET /metrics HTTP/1.1\r\nHost: l\r\nConnection: close\r\n\r\n");
-    let opened = metric_sum(&metrics, "livecount_opened_total");
-    assert!(opened > 0.0);
-    assert_eq!(
-        opened,
-        metric_sum(&metrics, "livecount_closed_total"),
-        "{metrics}"
+    for record in ["connections", "viewers", "members", "kept_rooms", "behind"] {
+        let left = client.metric(&format!("livecount_{record}"));
+        assert_eq!(left, 0, "{record}");
+    }
+    let opened = client.metric("livecount_opened_total");
+    assert_eq!(opened, client.metric("livecount_closed_total"));
+    opened
+}
+
+/// Twice, so that what the second leaves behind is told from what a process grows to anyway.
+#[test]
+fn after_churn_every_number_is_true_and_after_all_left_nothing_is_held() {
+    let seconds = setting("CHURN_SECONDS").unwrap_or(30);
+    let seed = setting("CHURN_SEED").unwrap_or_else(rand::random);
+    println!("CHURN_SECONDS={seconds} CHURN_SEED={seed}");
+    // With one arena, what the allocator keeps is nearly the same each time.
+    let environment = [
+        ("LIVECOUNT_MAX_CONNECTIONS_PER_MEMBER", "1000"),
+        ("MALLOC_ARENA_MAX", "1"),
+    ];
+    let mut program = Program::start(&[], &environment);
+    let client = program.client();
+    client.room("blog:a");
+    let descriptors = program.descriptors();
+    let mut rounds = Vec::new();
+    for round in 1..=2 {
+        let time = Duration::from_secs(seconds) * round / 3;
+        let mut lives = churn(client, time, seed.wrapping_add(round.into()));
+        expect_true(client, &mut lives);
+        drop(lives);
+        let opened = expect_nobody(&program, descriptors);
+        rounds.push((opened, program.memory_kib() << 10));
+    }
+    let (joins, grown) = (
+        rounds[1].0 - rounds[0].0,
+        rounds[1].1.saturating_sub(rounds[0].1),
     );
-    let now = program.memory_kib();
-    println!("{memory} KiB before, {now} KiB after");
+    println!("{joins} joins in the second round, grown by {grown} bytes");
     assert!(
-        now < memory + (12 << 10),
-        "{memory} KiB before, {now} KiB after"
+        grown < joins * LEAK + SLACK,
+        "{grown} bytes after {joins} joins"
     );
     program.expect_sound();
 }

@@ -345,6 +345,22 @@ impl Client {
         answer["id"].as_str().expect("an id").to_owned()
     }
 
+    /// A metric, its labels taken together.
+    pub(crate) fn metric(self, name: &str) -> u64 {
+        let (status, text) =
+            self.ask(b"GET /metrics HTTP/1.1\r\nHost: l\r\nConnection: close\r\n\r\n");
+        assert_eq!(status, 200);
+        let samples = text.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            rest.starts_with([' ', '{']).then_some(rest)
+        });
+        let mut found = samples
+            .map(|rest| rest.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+            .peekable();
+        assert!(found.peek().is_some(), "{name} is none of {text}");
+        found.sum()
+    }
+
     /// A room's viewers, connections and members, over REST.
     pub(crate) fn room(self, room: &str) -> (u64, u64, u64) {
         let token = token("reader", "read");

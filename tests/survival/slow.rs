@@ -273,6 +273,8 @@ fn a_reader_that_stops_costs_nothing_holds_up_nobody_and_is_told_what_it_missed(
         (now == (4, 4, 0)).then_some(()).ok_or(format!("{now:?}"))
     });
 
+    let behind = client.metric("livecount_behind");
+    assert!((1..=4).contains(&behind), "{behind} behind");
     // One comes back after some seconds, and the others never.
     thread::sleep(Duration::from_secs(12).saturating_sub(stopped.elapsed()));
     let events = stuck[0].rest(Duration::from_secs(2));
@@ -299,6 +301,7 @@ fn a_reader_that_stops_costs_nothing_holds_up_nobody_and_is_told_what_it_missed(
         let now = client.room("blog:a");
         (now == (1, 1, 0)).then_some(()).ok_or(format!("{now:?}"))
     });
+    assert_eq!(client.metric("livecount_behind"), 0);
     let mut waste = Vec::new();
     // Where the kernel has ended it, what it took before comes, then RST.
     assert!(stuck[1].socket.read_to_end(&mut waste).is_err());
