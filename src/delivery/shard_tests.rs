@@ -68,6 +68,7 @@ impl Bench {
             expires,
             since_ms: 0,
             resume: Resume::Fresh,
+            by_ticket: false,
         });
         let welcome = Welcome {
             connection,

@@ -319,6 +319,7 @@ mod tests {
             viewers,
             connections: viewers,
             members: 0,
+            partial: false,
         }
     }
 

@@ -108,14 +108,6 @@ impl TestApp {
         }
     }
 
-    /// Waits until the service has seen what readers did; over sockets it does not see a reader go
-    /// in the same instant.
-    pub(crate) async fn settle(&self) {
-        if let Some(sockets) = &self.sockets {
-            sockets.settle().await;
-        }
-    }
-
     /// A `GET` with these headers.
     pub(crate) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
         self.call(Method::GET, path, headers, None).await
