@@ -62,7 +62,7 @@ impl Shared {
         let mut view = self.view.lock();
         let before = view.epoch();
         let (news, lost) = view.hear(announcement, now);
-        self.hub.set_elsewhere(&news, now);
+        self.hub.set_elsewhere(&news, view.applied(), now);
         for connection in lost {
             self.hub.opened_elsewhere(connection, now);
         }

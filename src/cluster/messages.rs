@@ -285,9 +285,11 @@ impl Shared {
         let mut lane = self.redis.lane();
         let mut following: Option<(Epoch, u64)> = None;
         loop {
-            let turned = self.turned.notified();
+            let mut turned = std::pin::pin!(self.turned.notified());
+            // From here on no turn goes unnoticed.
+            turned.as_mut().enable();
             let Some(epoch) = self.view.lock().epoch() else {
-                let _ = tokio::time::timeout(RETRY, turned).await;
+                turned.await;
                 continue;
             };
             let after = match following {

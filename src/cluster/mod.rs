@@ -172,7 +172,7 @@ impl Cluster {
         tasks.spawn(Arc::clone(shared).follow_log());
         tasks.spawn(Arc::clone(shared).append_later());
         let first = async {
-            while shared.view.lock().is_partial(Instant::now()) {
+            while shared.is_behind() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
@@ -259,6 +259,13 @@ impl Shared {
                 None
             }
         }
+    }
+
+    /// True until the others' numbers are known and the log of messages is followed.
+    fn is_behind(&self) -> bool {
+        let view = self.view.lock();
+        let followed = view.epoch().map(store::Epoch::bits) == Some(self.hub.position().epoch);
+        view.is_partial(Instant::now()) || !followed
     }
 
     fn turn(&self, epoch: store::Epoch, version: u64) {
