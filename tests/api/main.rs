@@ -12,6 +12,7 @@ mod messages;
 mod metrics;
 mod model;
 mod openapi;
+mod pages;
 mod rooms;
 mod server;
 mod stream;

@@ -2,27 +2,39 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { axe, reader, screenshot, serve, until } from "./helpers.mjs";
+import { axe, reader, screenshot, serve, shown, until } from "./helpers.mjs";
 
-test("two pages count as two, and a closed one as none", async (t) => {
+test("a second reader counts, a second tab does not, and a closed one counts as none", async (t) => {
   const service = await serve(t);
-  const [ann, bob] = [await reader(t), await reader(t)];
-  await ann.open(service.url);
-  await until(() => service.count("demo"), "1/1/0");
-  const second = await bob.open(service.url);
-  await until(() => service.count("demo"), "2/2/0");
+  const { context, open } = await reader(t);
+  const first = await open(service.url);
+  await until(() => shown(first), "1 reading now");
+  const opened = context.waitForEvent("page");
+  await first.getByRole("link", { name: "second tab as another reader" }).click();
+  const second = await opened;
+  await until(() => shown(second), "2 reading now");
+  await until(() => first.textContent("#viewers"), "2");
   await second.close();
-  await until(() => service.count("demo"), "1/1/0");
+  await until(() => first.textContent("#viewers"), "1");
+  const same = await open(service.url);
+  await until(() => shown(same), "1 reading now");
+  assert.equal(await service.count("demo"), "1/1/0");
 });
 
-test("axe finds no serious fault", async (t) => {
+test("the command beside it joins", async (t) => {
   const service = await serve(t);
-  for (const colorScheme of ["light", "dark"]) {
-    const { open } = await reader(t, { colorScheme });
+  const page = await (await reader(t)).open(service.url);
+  await until(() => page.textContent("#curl"), (command) => command.includes(`${service.url}/v1/join \\\n  -H`));
+});
+
+for (const [name, width, colorScheme] of [["phone", 360, "light"], ["wide", 1280, "light"], ["wide-dark", 1280, "dark"]]) {
+  test(`nothing overflows and axe finds no serious fault, ${name}`, async (t) => {
+    const service = await serve(t);
+    const { open } = await reader(t, { colorScheme, viewport: { width, height: 800 } });
     const page = await open(service.url);
     await until(() => page.textContent("#viewers"), "1");
-    await screenshot(page, `demo-${colorScheme}`, { fullPage: true });
+    await screenshot(page, `demo-${name}`, { fullPage: true });
+    assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), width);
     assert.deepEqual(await axe(page), []);
-    await page.close();
-  }
-});
+  });
+}

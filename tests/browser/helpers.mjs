@@ -141,6 +141,8 @@ export async function front(t, service) {
     response.on("close", () => onward.destroy());
     request.pipe(onward);
   });
+  /// Ends all connections that there are.
+  proxy.cut = () => server.closeAllConnections();
   const port = await listen(t, server);
   proxy.url = `http://127.0.0.1:${port}`;
   proxy.times = (call) => proxy.calls.filter((made) => made === call).length;
@@ -225,4 +227,21 @@ export async function axe(page) {
 /// Writes target/screenshots/{name}.png: of the window, a locator, or with `{fullPage: true}` all.
 export function screenshot(what, name, options = {}) {
   return what.screenshot({ path: path.join(SCREENSHOTS, `${name}.png`), animations: "disabled", ...options });
+}
+
+/// A page with this body, on which the service's widget is loaded.
+export function page(service, body, script = `${service.url}/widget.js`) {
+  return `<!doctype html><html lang="en"><meta charset="utf-8"><title>A page</title>
+    <link rel="icon" href="data:,"><script type="module" src="${script}"></script><h1>A page</h1>${body}</html>`;
+}
+
+/// What a counter shows: its number's text, its slot while there is none, nothing if hidden.
+export function shown(tab, selector = "live-count") {
+  return tab.evaluate((selector) => {
+    const counter = document.querySelector(selector);
+    const parts = [counter, ...counter.shadowRoot.querySelectorAll("[part=text], slot")];
+    const [host, ...seen] = parts.map((part) => getComputedStyle(part).display !== "none" && part);
+    const texts = seen.map((part) => part && (part.localName === "slot" ? counter : part).textContent);
+    return host ? texts.filter(Boolean).join().trim() : "";
+  }, selector);
 }
