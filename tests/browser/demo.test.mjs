@@ -38,3 +38,20 @@ for (const [name, width, colorScheme] of [["phone", 360, "light"], ["wide", 1280
     assert.deepEqual(await axe(page), []);
   });
 }
+
+test("with seventeen readers it is a picture for the README", async (t) => {
+  const service = await serve(t);
+  for (let reader = 0; reader < 16; reader++) {
+    const leaving = new AbortController();
+    t.after(() => leaving.abort());
+    await fetch(`${service.url}/v1/stream?blog_id=demo`, { signal: leaving.signal });
+  }
+  for (const colorScheme of ["light", "dark"]) {
+    const { context, open } = await reader(t, { colorScheme, viewport: { width: 720, height: 360 } });
+    const page = await open(service.url);
+    await until(() => shown(page), "17 reading now");
+    await screenshot(page, `page-${colorScheme}`);
+    await context.close();
+    await until(() => service.count("demo"), "16/16/0");
+  }
+});

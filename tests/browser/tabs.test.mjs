@@ -47,13 +47,33 @@ describe("one connection", { concurrency: 3 }, () => {
     const pages = await site(t, { "/1": page(service, blog(1)), "/2": page(service, blog(2)) });
     const { context, open } = await reader(t);
     const leader = await open(`${pages.url}/1`);
-    const other = await open(pages.url.replace("127.0.0.1", "127.0.0.1") + "/2");
+    const other = await open(`${pages.url}/2`);
     await until(() => service.count(2), "1/1/0");
     const devtools = await context.newCDPSession(leader);
     devtools.send("Page.crash").catch(() => {});
     await until(() => service.count(1), "0/0/0");
     await until(() => service.count(2), "1/1/0");
     await until(() => shown(other), "1 reading now");
+  });
+
+  test("a sleeping leader is followed by a tab that is looked at", async (t) => {
+    const service = await serve(t);
+    const pages = await site(t, { "/1": page(service, blog(1)), "/2": page(service, blog(2)) });
+    const { context, open } = await reader(t);
+    const leader = await open(`${pages.url}/1`);
+    await until(() => service.count(1), "1/1/0");
+    // A phone that suspends a tab in the background stops its scripts and leaves it its locks.
+    const devtools = await context.newCDPSession(leader);
+    await devtools.send("Debugger.enable");
+    await devtools.send("Debugger.pause");
+    leader.evaluate(() => 0).catch(() => {});
+    const other = await open(`${pages.url}/2`);
+    await until(() => service.count(2), "1/1/0", 15);
+    await until(() => shown(other), "1 reading now");
+    await devtools.send("Debugger.resume");
+    await until(() => service.streams(), 1);
+    await until(() => service.count(1), "1/1/0");
+    await until(() => shown(leader), "1 reading now");
   });
 
   test("fifty counters on a page open one stream, the page's own among them", async (t) => {

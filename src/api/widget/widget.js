@@ -30,7 +30,7 @@ function newLine(name, { server, token, credentials, viewer }) {
   const counts = {};
   let most = 16;
   let turn = Promise.resolve();
-  let state, tab, tabs, barred, page, ended, channel, leads, patience, telling;
+  let state, tab, tabs, barred, page, channel, leads, patience, telling;
   let source, connection, ticket, has, tries, timer, seen, silence = 5e4;
 
   // Between tabs.
@@ -41,7 +41,6 @@ function newLine(name, { server, token, credentials, viewer }) {
     if (state !== "live") state = "waiting";
     tries = 0;
     page = new AbortController();
-    ended = new Promise((end) => (page.signal.onabort = end));
     if (!viewer || !navigator.locks) return lead();
     channel = new BroadcastChannel(name);
     channel.onmessage = ({ data }) => hear(data);
@@ -64,7 +63,8 @@ function newLine(name, { server, token, credentials, viewer }) {
 
   function hold(lock, act, lost, options) {
     const { signal } = page;
-    navigator.locks.request(lock, options ?? { signal }, () => act() ?? ended).catch(() => signal.aborted || lost());
+    const held = () => signal.aborted || act() || new Promise((end) => signal.addEventListener("abort", end));
+    navigator.locks.request(lock, options ?? { signal }, held).catch(() => signal.aborted || lost());
   }
 
   function follow(id = tab) {
@@ -152,11 +152,11 @@ function newLine(name, { server, token, credentials, viewer }) {
   }
 
   async function change(verb, rooms) {
-    if (rooms[0]) learn(await post(`connections/${connection}/${verb}`, { rooms }, ticket));
+    if (connection && rooms[0]) learn(await post(`connections/${connection}/${verb}`, { rooms }, ticket));
   }
 
   async function join() {
-    const [rooms, watch] = wanted().map((rooms) => (rooms[0] ? rooms : undefined));
+    const [rooms, watch] = wanted().map((rooms) => rooms[0] && rooms);
     if (!rooms && !watch) return;
     const body = { rooms, watch, viewer: viewer ? viewerId() : undefined };
     ({ ticket } = await post("join", body, await tokenOf(token)));
