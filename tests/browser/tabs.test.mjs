@@ -42,6 +42,49 @@ describe("one connection", { concurrency: 3 }, () => {
     assert.equal(await service.streams(), 1);
   });
 
+  test("with a grace nobody sees that another tab took over", async (t) => {
+    const service = await serve(t, { leave_grace: "5s" });
+    const pages = await site(t, { "/1": page(service, blog(1)), "/2": page(service, blog(2)) });
+    const { open } = await reader(t);
+    const [leader] = [await open(`${pages.url}/1`), await open(`${pages.url}/2`)];
+    await until(() => service.count(2), "1/1/0");
+    const held = async () => (await service.call("GET", "/v1/rooms/blog:2/connections")).connections.at(-1)?.connection;
+    const before = await held();
+    const watching = new AbortController();
+    t.after(() => watching.abort());
+    const stream = await fetch(`${service.url}/v1/watch?blog_id=2`, { signal: watching.signal });
+    let told = "";
+    (async () => {
+      for await (const bytes of stream.body) told += Buffer.from(bytes);
+    })().catch(() => {});
+    await leader.close();
+    await until(() => service.count(1), "0/0/0");
+    await until(held, (found) => found && found !== before);
+    assert.equal(await service.count(2), "1/1/0");
+    assert.deepEqual([...new Set(told.match(/"viewers":\d+/g))], ['"viewers":1']);
+  });
+
+  test("whatever tabs come, go and move, each open page is counted once", async (t) => {
+    const service = await serve(t);
+    const pages = await site(t, { "/0": "<title>Nothing</title>", "/1": page(service, blog(1)), "/2": page(service, blog(2)) });
+    const { open } = await reader(t);
+    const tabs = [];
+    let seed = 7919;
+    const draw = (below) => (seed = (seed * 1103515245 + 12345) % 2 ** 31) % 65521 % below;
+    for (let step = 0; step < 20; step++) {
+      const url = `${pages.url}/${draw(3)}`;
+      const one = tabs[draw(tabs.length || 1)];
+      const what = draw(3);
+      if (tabs.length < 2 || (what === 0 && tabs.length < 7)) tabs.push(await open(url));
+      else if (what === 1) await tabs.splice(tabs.indexOf(one), 1)[0].close();
+      else await one.goto(url, { waitUntil: "commit" });
+    }
+    const expected = [1, 2].map((id) => (tabs.some((tab) => tab.url().endsWith(`/${id}`)) ? "1/1/0" : "0/0/0"));
+    await until(async () => `${await service.count(1)} ${await service.count(2)}`, expected.join(" "));
+    await until(() => service.streams(), expected.includes("1/1/0") ? 1 : 0);
+    for (const tab of tabs) if (!tab.url().endsWith("/0")) await until(() => shown(tab), "1 reading now");
+  });
+
   test("a leading tab that crashes is followed by another", async (t) => {
     const service = await serve(t);
     const pages = await site(t, { "/1": page(service, blog(1)), "/2": page(service, blog(2)) });
