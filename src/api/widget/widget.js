@@ -3,12 +3,17 @@
 // A line is a connection to a server, shared by all counters of a page and all tabs of a browser. One tab
 // holds the line's lock and leads: it streams, hears what the others show, and tells them the numbers.
 // They queue for the lock. A tab also holds a lock of its own, by which the leader knows that it lives.
+//
+// Comments that have a line of their own, and indentation, are not served: the rest, compressed, must not
+// exceed 4 KB, which is why some things are said shorter here than elsewhere.
 
+// By name: what distinguishes one line from another.
 const lines = {};
 const random = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
 const without = (rooms, others) => rooms.filter((room) => !others.includes(room));
 
-// The same for all tabs, and another one every day.
+// The same for all tabs, and another one every day. None where storage is blocked: then the connection is
+// the viewer.
 function viewerId() {
   try {
     const today = new Date().toISOString().slice(0, 10);
@@ -17,6 +22,7 @@ function viewerId() {
   } catch {}
 }
 
+// By a function, the name of a global one, or an address, of which 4xx says that nobody is signed in.
 async function tokenOf(source) {
   const make = globalThis[source] ?? source;
   if (!make || make.call) return make?.();
@@ -28,12 +34,14 @@ async function tokenOf(source) {
 function newLine(name, { server, token, credentials, viewer }) {
   const counters = new Set();
   const counts = {};
+  // Rooms to join, and six times as many to watch: what a service allows unless it is told otherwise.
   let most = 16;
   let turn = Promise.resolve();
   let state, tab, tabs, barred, page, channel, leads, patience, telling;
   let source, connection, ticket, has, tries, timer, seen, silence = 5e4;
 
-  // Between tabs.
+  // Between tabs: `{from, rooms}` is what a tab shows, `{news}` what the leader knows, and `{}` a new leader's
+  // question what the others show.
 
   function begin() {
     if (page || document.prerendering || !counters.size) return;
@@ -48,6 +56,7 @@ function newLine(name, { server, token, credentials, viewer }) {
     hold(id, () => follow(id), lead);
   }
 
+  // A page in the back/forward cache may hold neither locks nor streams, so it ends like one that is closed.
   function end() {
     if (!page) return;
     if (connection) {
@@ -61,6 +70,7 @@ function newLine(name, { server, token, credentials, viewer }) {
     clearTimeout(patience);
   }
 
+  // Holds a lock until the page goes. `lost`: it was stolen, or there are no locks here, as in a sandbox.
   function hold(lock, act, lost, options) {
     const { signal } = page;
     const held = () => signal.aborted || act() || new Promise((end) => signal.addEventListener("abort", end));
@@ -120,6 +130,7 @@ function newLine(name, { server, token, credentials, viewer }) {
     update(news);
   }
 
+  // What the leader tells, itself included.
   function update(news) {
     ({ state, barred = barred } = news);
     Object.assign(counts, news.counts);
@@ -141,6 +152,7 @@ function newLine(name, { server, token, credentials, viewer }) {
 
   // With the server.
 
+  // Brings the connection in line with what the tabs want. In turns, so that no two calls cross.
   async function agree() {
     if (!leads || state === "stopped") return;
     const [rooms, watch] = wanted();
@@ -174,11 +186,14 @@ function newLine(name, { server, token, credentials, viewer }) {
     throw { ...said, wait: answer.headers.get("Retry-After") * 1000 };
   }
 
+  // A member's own room is joined unasked, and stays.
   function learn(said) {
     ({ ticket } = said);
     has = [said.rooms.filter((room) => !/^user:/.test(room)), said.watching];
   }
 
+  // EventSource would come back by itself, but for ever to the same ticket and its rooms, and never from an
+  // error status. So any end closes it, and `retry` decides.
   function open() {
     drop();
     const stream = (source = new EventSource(`${server}v1/stream?ticket=${ticket}`));
@@ -194,6 +209,7 @@ function newLine(name, { server, token, credentials, viewer }) {
       count(count) {
         publish({ state: "live", counts: { [count.room]: count } });
       },
+      // At a random time within what is left, since many tickets may end at once.
       expiring(said) {
         timer = setTimeout(renew, said.expires_in * (300 + 400 * Math.random()));
       },
@@ -214,6 +230,8 @@ function newLine(name, { server, token, credentials, viewer }) {
     seen = Date.now();
   }
 
+  // A new token prolongs the stream; without one, or with another reader's, a new join takes its place. What
+  // fails here is tried again when the ticket has ended.
   async function renew() {
     try {
       const bearer = await tokenOf(token);
@@ -222,6 +240,7 @@ function newLine(name, { server, token, credentials, viewer }) {
     join().catch(() => {});
   }
 
+  // A room that is refused stops its own counters and no others.
   function failed({ status, code, room, wait }) {
     if (!leads) return;
     if (room && !barred[room] && (status !== 401 || !token)) barred[room] = code;
@@ -236,7 +255,8 @@ function newLine(name, { server, token, credentials, viewer }) {
     publish({ state: "stopped", reason });
   }
 
-  // The same connection if it was open, else one anew; later and later.
+  // The same connection if it was open, else one anew; later and later. A first break shows nobody anything:
+  // the number is gone when a try has failed.
   function retry(least) {
     if (!connection) {
       ticket = 0;
@@ -272,6 +292,7 @@ function newLine(name, { server, token, credentials, viewer }) {
   };
 }
 
+// Captured, since not all of these bubble from the document.
 const all = (act) => Object.values(lines).forEach((line) => line[act]());
 const on = (event, act) => addEventListener(event, () => all(act), true);
 on("online", "online");
@@ -309,15 +330,17 @@ export class LiveCount {
   }
 }
 
+// A constructed sheet needs no unsafe-inline.
 const sheet = new CSSStyleSheet();
 sheet.replaceSync(`
-:host { display: inline-block; font-variant-numeric: tabular-nums }
+:host { display: inline-block }
 :host([hidden]), :host([state=few]), :host([state=live]) slot, :host(:not([state=live])) span { display: none }
 [part=dot] { display: inline-block; margin-right: .5em; padding: .28em; border-radius: 50%; background: var(--live-count-dot, #2a9d62) }
 [aria-live] { position: absolute; width: 1px; overflow: hidden; opacity: 0; white-space: nowrap }
 @media (prefers-reduced-motion: no-preference) { [part=dot] { animation: pulse 2s infinite } }
 @keyframes pulse { 50% { opacity: .35 } }`);
 
+// No innerHTML: it does not pass trusted types.
 const span = (part) => Object.assign(document.createElement("span"), { part });
 
 class LiveCountElement extends HTMLElement {
@@ -353,6 +376,7 @@ class LiveCountElement extends HTMLElement {
     if (this.#counter && this.isConnected) this.connectedCallback();
   }
 
+  // Templates: for this very number, for its plural form, for any.
   #draw() {
     const { state, count, watch } = this.#counter;
     const n = count?.viewers;
