@@ -134,8 +134,9 @@ pub fn routes(config: &Config, face: Face) -> Vec<(&'static str, MethodRouter<Ap
         }
         Face::Public => {}
     }
+    routes.extend(pages::widget());
     if config.demo {
-        routes.push(("/", get(pages::demo)));
+        routes.extend(pages::demo());
     }
     routes
 }

@@ -3,6 +3,7 @@
 //! What handlers share is in [`request`]: bodies, paths and queries, each refused with its own
 //! code, and rooms as asked for.
 
+pub mod asset;
 pub mod badge;
 pub mod connections;
 pub mod error;

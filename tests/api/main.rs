@@ -14,6 +14,7 @@ mod messages;
 mod metrics;
 mod model;
 mod openapi;
+mod pages;
 #[path = "../cluster/redis_server.rs"]
 #[expect(
     dead_code,
