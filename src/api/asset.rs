@@ -60,7 +60,7 @@ impl Asset {
     }
 
     /// The file, or 304 where the client has it (RFC 9110, section 13.1.2).
-    fn answer(&self, known: &Known) -> Response {
+    pub(super) fn answer(&self, known: &Known) -> Response {
         let mut response = if known.has(&self.tag) {
             StatusCode::NOT_MODIFIED.into_response()
         } else {

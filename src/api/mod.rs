@@ -6,6 +6,7 @@
 pub mod asset;
 pub mod badge;
 pub mod connections;
+pub mod dashboard;
 pub mod error;
 pub mod health;
 pub mod history;

@@ -5,6 +5,7 @@ mod bad_input;
 mod badge;
 mod cli;
 mod connections;
+mod dashboard;
 mod drain;
 mod helpers;
 mod history;
