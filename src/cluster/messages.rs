@@ -308,7 +308,7 @@ impl Shared {
                 pause(RETRY).await;
                 continue;
             };
-            for entry in page.entries {
+            for entry in &page.entries {
                 self.heard(epoch, entry);
             }
             following = Some((epoch, page.upto));
@@ -326,8 +326,8 @@ impl Shared {
         Some(span.cut)
     }
 
-    fn heard(&self, epoch: Epoch, entry: LogEntry) {
-        let Some((room, data)) = read(&entry) else {
+    fn heard(&self, epoch: Epoch, entry: &LogEntry) {
+        let Some((room, data)) = read(entry) else {
             tracing::warn!(
                 position = entry.position,
                 "passed over a message that is none"

@@ -98,9 +98,9 @@ impl Sharing {
             .is_some_and(|net| *net < 0)
     }
 
-    fn note_whole(&mut self, room: Option<RoomId>) {
+    fn note_whole(&mut self, room: &Option<RoomId>) {
         self.note(room.clone(), None);
-        if let Some(change) = self.changed.get_mut(&room) {
+        if let Some(change) = self.changed.get_mut(room) {
             change.whole = true;
             change.moves = HashMap::new();
         }
@@ -190,12 +190,12 @@ impl State {
         };
         sharing.changed.clear();
         sharing.order.clear();
-        sharing.note_whole(None);
+        sharing.note_whole(&None);
         for room in self.rooms.iter().filter(|room| !room.joined.is_empty()) {
-            sharing.note_whole(Some(room.name.clone()));
+            sharing.note_whole(&Some(room.name.clone()));
         }
         for room in and_these {
-            sharing.note_whole(room);
+            sharing.note_whole(&room);
         }
         self.sharing = Some(sharing);
     }
