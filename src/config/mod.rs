@@ -769,19 +769,6 @@ mod tests {
         assert_eq!(config.token_secret(), Err(NoTokenSecret));
     }
 
-    #[test]
-    fn a_redis_is_refused_since_this_build_serves_one_node() {
-        let refusal = refusal(load(&[
-            ("JWT_SECRET", SECRET),
-            ("REDIS_URL", "redis://:hunter2@localhost"),
-        ]));
-        assert!(
-            refusal.starts_with("LIVECOUNT_REDIS_URL is set, but this build serves one node"),
-            "{refusal}"
-        );
-    }
-
-    /// Reads settings of many nodes, past the refusal of this build.
     fn read(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let flags = map(variables);
         let texts = Texts::gather(&flags, &BTreeMap::new(), &mut Vec::new())?;
