@@ -201,7 +201,10 @@ fn read(told: &WireStep) -> Option<(Option<RoomId>, Step)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::{Occupancy, Record};
+    use crate::{
+        hub::{Hub, Occupancy, Record, Tempo},
+        sse::Encoder,
+    };
 
     /// A moment at the begin of a minute.
     const T0: u64 = 1_700_006_400_000;
@@ -289,6 +292,30 @@ mod tests {
         exchange(&a, &b, now);
         assert_eq!(exchange(&b, &a, now), 1);
         assert_eq!(most(&a, "blog:1", now), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_room_that_nobody_here_is_in_is_followed_and_left_with_the_last_one_elsewhere() {
+        let start = Instant::now();
+        let tempo = Tempo {
+            push_interval: Duration::from_millis(100),
+            leave_grace: Duration::ZERO,
+        };
+        let (hub, node) = (Hub::new(Box::new(Encoder), tempo), node(start));
+        hub.record_to(Arc::new(node.history.clone()));
+        let others = |number| {
+            let occupancy = Occupancy {
+                viewers: number,
+                connections: number,
+                ..Occupancy::default()
+            };
+            [(Some(room("blog:1")), occupancy)]
+        };
+        hub.set_elsewhere(&others(3), start + Duration::from_secs(1));
+        hub.set_elsewhere(&others(0), start + Duration::from_secs(20));
+        let past = node.history.room(&room("blog:1"), 3, start + MINUTE * 2);
+        let most: Vec<u32> = past.spans.iter().map(|s| s.step.viewers.max).collect();
+        assert_eq!(most, [3, 0, 0]);
     }
 
     #[tokio::test(start_paused = true)]
