@@ -274,6 +274,7 @@ impl App {
             prefix: &config.redis_prefix,
             name: &config.node_name,
             since_ms: self.since_ms(),
+            history: Some(self.history()),
         };
         let fingerprints = Box::new(self.tickets().clone());
         let app = self.clone();

@@ -12,6 +12,7 @@ use super::error::{ApiError, Code};
 use crate::{
     app::App,
     auth::{Backend, token::Scope},
+    cluster::Cluster,
     server::client::Client,
     telemetry::metrics,
 };
@@ -19,19 +20,24 @@ use crate::{
 #[derive(Debug, Serialize)]
 struct Status {
     status: &'static str,
+    /// True while other nodes' numbers are missing, which makes no node unready.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    partial: bool,
 }
 
-fn ok() -> Response {
+fn ok(partial: bool) -> Response {
     let no_store = [(header::CACHE_CONTROL, "no-store")];
-    (no_store, Json(Status { status: "ok" })).into_response()
+    let status = "ok";
+    (no_store, Json(Status { status, partial })).into_response()
 }
 
 /// `GET /livez`: the process answers.
 pub async fn live() -> Response {
-    ok()
+    ok(false)
 }
 
-/// `GET /readyz`: it takes new streams.
+/// `GET /readyz`: it takes new streams. With Redis away it does, and says that numbers are
+/// partial.
 ///
 /// # Errors
 ///
@@ -40,7 +46,7 @@ pub async fn ready(State(app): State<App>) -> Result<Response, ApiError> {
     if app.hub().is_draining() {
         return Err(ApiError::new(Code::Shutdown, "The node is going down."));
     }
-    Ok(ok())
+    Ok(ok(app.cluster().is_some_and(Cluster::is_partial)))
 }
 
 /// `GET /metrics` beside everybody's API: for this machine, or with scope `read`.

@@ -99,6 +99,12 @@ impl Shared {
                     let _ = answered.send((from, reply));
                 }
             }
+            Envelope::Minute { from, at, steps } => {
+                let other = from != self.process.bits();
+                if let Some(minutes) = self.minutes.as_ref().filter(|_| other) {
+                    minutes.hear(at, &steps, Instant::now());
+                }
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::minutes::WireStep;
 use crate::hub::{
     ConnectionId, ConnectionInfo, Identity, Patterns, RoomId, RoomList, UserId, ViewerName,
 };
@@ -200,6 +201,14 @@ pub(super) enum Envelope {
         /// To which question.
         id: u64,
         reply: Reply,
+    },
+    /// What some rooms were in a finished minute, to everybody.
+    Minute {
+        /// Who tells it.
+        from: u64,
+        /// Which one, of Unix time.
+        at: u32,
+        steps: Vec<WireStep>,
     },
 }
 

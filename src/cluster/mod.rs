@@ -11,6 +11,7 @@ mod blocking;
 mod counting;
 mod hearing;
 mod messages;
+mod minutes;
 pub mod store;
 mod view;
 
@@ -34,10 +35,14 @@ pub use self::messages::{Overloaded, Said, Unsaid};
 use self::{
     asks::{Ask, Reply},
     messages::Outbox,
+    minutes::Minutes,
     store::{Incarnation, InvalidUrl, Lane, Node, Redis},
     view::View,
 };
-use crate::hub::{Blocked, Fingerprints, Hub};
+use crate::{
+    history::History,
+    hub::{Blocked, Fingerprints, Hub},
+};
 
 /// How long a start waits for the others' numbers before it goes on without them.
 const FIRST_CONTACT: Duration = Duration::from_secs(3);
@@ -56,6 +61,8 @@ pub struct Membership<'a> {
     pub name: &'a str,
     /// When it started, in milliseconds of Unix time.
     pub since_ms: u64,
+    /// Where finished minutes are exchanged with the other nodes, where they are kept.
+    pub history: Option<&'a History>,
 }
 
 /// This node's part in the cluster. A cheap handle.
@@ -94,6 +101,7 @@ struct Shared {
     /// The way out for questions and answers.
     mail: mpsc::UnboundedSender<(store::Channel, Vec<u8>)>,
     outbox: Outbox,
+    minutes: Option<Minutes>,
     calls: AtomicU64,
     failures: AtomicU64,
     resyncs: AtomicU64,
@@ -153,6 +161,7 @@ impl Cluster {
             questions: AtomicU64::new(0),
             mail,
             outbox: Outbox::default(),
+            minutes: membership.history.cloned().map(Minutes::new),
             calls: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             resyncs: AtomicU64::new(0),
@@ -171,6 +180,7 @@ impl Cluster {
         tasks.spawn(Arc::clone(shared).post(to_send));
         tasks.spawn(Arc::clone(shared).follow_log());
         tasks.spawn(Arc::clone(shared).append_later());
+        tasks.spawn(Arc::clone(shared).tell_minutes());
         let first = async {
             while shared.is_behind() {
                 tokio::time::sleep(Duration::from_millis(20)).await;

@@ -15,6 +15,7 @@ use hyper::header::HeaderName;
 use ipnet::IpNet;
 
 use crate::{
+    cluster::store::is_url,
     hub::pattern::Patterns,
     telemetry::log::{self, LogFormat},
 };
@@ -254,11 +255,23 @@ pub(super) fn redis_url(text: &str) -> Result<Secret, Problem> {
     if !matches!(scheme, "redis" | "rediss") {
         return Err("it does not start with redis:// or rediss://".to_owned());
     }
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if rest.contains('#') {
+        return Err(
+            "it has a fragment: what is not percent-encoded in a password, or `#insecure`, which this service does not do"
+                .to_owned(),
+        );
+    }
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
     let host = authority.rsplit('@').next().unwrap_or_default();
     if host.is_empty() || host.starts_with(':') || !text.bytes().all(|byte| byte.is_ascii_graphic())
     {
         return Err("it has no host or holds a foreign character".to_owned());
+    }
+    if !is_url(text) {
+        return Err(
+            "its port is no port, its database no number, or a user or password is not percent-encoded"
+                .to_owned(),
+        );
     }
     Ok(Secret::new(text.as_bytes()))
 }
@@ -531,7 +544,11 @@ mod tests {
 
     #[test]
     fn a_redis_url_is_taken_whole_and_never_quoted() {
-        for good in ["redis://localhost", "rediss://:hunter2@r.example:6380/1"] {
+        for good in [
+            "redis://localhost",
+            "rediss://:hunter2@r.example:6380/1",
+            "rediss://u:hun%2Fter2%23@[::1]:6380",
+        ] {
             assert_eq!(redis_url(good).unwrap().expose(), good.as_bytes());
         }
         for bad in [
@@ -539,6 +556,11 @@ mod tests {
             "redis://",
             "redis://u:hunter2@/1",
             "redis://:6379",
+            "redis://u:hunter2@r.example:99999",
+            "redis://u:hunter2@r.example/first",
+            "redis://u:hunter2/3@r.example",
+            "redis://u:hunter2#3@r.example",
+            "rediss://u:hunter2@r.example/#insecure",
         ] {
             let problem = redis_url(bad).unwrap_err();
             assert!(!problem.contains("hunter2"), "{problem}");

@@ -163,6 +163,13 @@ impl History {
         (at, steps)
     }
 
+    /// How long the running minute of Unix time goes on.
+    #[must_use]
+    pub fn minute_left(&self, now: Instant) -> Duration {
+        let now_ms = self.0.lock().clock.unix_ms(now);
+        Duration::from_millis(MINUTE_MS - now_ms % MINUTE_MS)
+    }
+
     /// Takes in what another node saw of a finished minute of Unix time: of a room, or, without a
     /// name, of the service. Each number becomes the larger one, see [`Step::larger`]. False
     /// where it was not taken: that minute is not over here, and may be offered again, or it is

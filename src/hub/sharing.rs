@@ -345,6 +345,11 @@ impl State {
             };
             if let Some(index) = self.rooms.set_elsewhere(name, *others, applied) {
                 self.touch(index, now, wakes);
+            } else if let Some(record) = &self.record
+                && self.rooms.find(name).is_none()
+            {
+                // Nobody here is in it, and its past is this node's to tell all the same.
+                record.note_room(name, self.occupancy(name), now);
             }
         }
     }

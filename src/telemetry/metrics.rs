@@ -14,6 +14,7 @@ use prometheus_client::{
 
 use crate::{
     app::App,
+    cluster::Doings,
     delivery::shards::{LATENCY_MS, Tally},
     hub::Reason,
     server::accept_errors,
@@ -133,6 +134,9 @@ impl Collector for Reading {
         let metric = encoder.encode_descriptor("behind", help, None, behind.metric_type())?;
         behind.encode(metric)?;
         latency(&mut encoder, &tally)?;
+        if let Some(cluster) = self.0.cluster() {
+            nodes(&mut encoder, cluster.doings())?;
+        }
         let refused = ["node", "address", "member"]
             .into_iter()
             .zip(self.0.refused());
@@ -144,6 +148,50 @@ impl Collector for Reading {
             refused,
         )
     }
+}
+
+/// What nodes share, where there are several.
+fn nodes(encoder: &mut DescriptorEncoder<'_>, doings: Doings) -> fmt::Result {
+    let counters = [
+        (
+            "redis_calls",
+            "Calls to Redis that were answered",
+            doings.calls,
+        ),
+        (
+            "redis_failures",
+            "Calls to Redis that were not answered, or with an error",
+            doings.failures,
+        ),
+        (
+            "resyncs",
+            "Times that this node told all of its numbers anew",
+            doings.resyncs,
+        ),
+    ];
+    for (name, help, value) in counters {
+        let counter = ConstCounter::new(value);
+        let metric = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
+        counter.encode(metric)?;
+    }
+    let gauges = [
+        (
+            "nodes",
+            "Nodes that hold a lease, this one too, as last known",
+            i64::try_from(doings.nodes).unwrap_or(i64::MAX),
+        ),
+        (
+            "partial",
+            "1 while other nodes' numbers are missing or may be old, else 0",
+            i64::from(doings.partial),
+        ),
+    ];
+    for (name, help, value) in gauges {
+        let gauge = ConstGauge::new(value);
+        let metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
+        gauge.encode(metric)?;
+    }
+    Ok(())
 }
 
 /// Seconds from accepting a connection to its first count.

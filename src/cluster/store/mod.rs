@@ -34,6 +34,12 @@ pub use self::{
 };
 use self::{keys::Keys, script::Scripts};
 
+/// True for an address that [`Redis::new`] takes.
+#[must_use]
+pub fn is_url(text: &str) -> bool {
+    redis::Client::open(text).is_ok()
+}
+
 /// Where the store is and under which prefix. Cheap to clone; connects to nothing by itself.
 #[derive(Clone)]
 pub struct Redis(Arc<Shared>);
