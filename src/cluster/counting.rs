@@ -139,7 +139,7 @@ impl Shared {
                 announce_in,
             }) => {
                 let mut view = self.view.lock();
-                view.acknowledged(batch, claims_from);
+                view.acknowledge(batch, claims_from);
                 if view.reload {
                     self.reread.notify_one();
                 }
@@ -194,9 +194,16 @@ impl Shared {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let (stamp, me, older, telling, resync) = {
+            let (stamp, me, older, telling, acknowledged) = {
                 let view = self.view.lock();
-                (view.stamp(), view.me, view.older, view.telling, view.resync)
+                let acknowledged = view.acknowledged();
+                (
+                    view.stamp(),
+                    view.me,
+                    view.older,
+                    view.telling,
+                    acknowledged,
+                )
             };
             if stamp.epoch.is_none() {
                 continue;
@@ -209,11 +216,11 @@ impl Shared {
             else {
                 continue;
             };
-            self.leased(leased, me, resync);
+            self.leased(leased, me, acknowledged);
         }
     }
 
-    fn leased(&self, leased: Leased, me: Incarnation, resync: bool) {
+    fn leased(&self, leased: Leased, me: Incarnation, acknowledged: u64) {
         let now = Instant::now();
         for incarnation in leased.lapsed {
             // The error says that the process ends.
@@ -230,8 +237,10 @@ impl Shared {
         nodes.retain(|node| Some(node.incarnation) != older);
         let synced = nodes.iter().filter(|node| node.card.synced).count();
         view.nodes(nodes.len(), synced, leased.version, now);
-        if !leased.held && view.me == me && !resync {
-            tracing::warn!("this node's lease lapsed: telling all numbers anew");
+        // A Redis that knows less than it acknowledged was set back.
+        let lost = !leased.held || leased.applied < acknowledged;
+        if lost && view.me == me && !view.resync {
+            tracing::warn!("this node's lease or numbers were lost: telling all anew");
             view.resync = true;
             self.retell.notify_one();
         }
@@ -289,7 +298,9 @@ impl Shared {
             }
         }
         self.read_claims(lane).await?;
-        self.read_blocks(lane).await
+        self.read_blocks(lane).await?;
+        self.view.lock().loaded();
+        Some(())
     }
 
     async fn read_claims(&self, lane: &mut Lane) -> Option<()> {

@@ -117,6 +117,8 @@ pub(super) struct View {
     pub(super) older: Option<Incarnation>,
     past: VecDeque<Incarnation>,
     next_batch: u64,
+    /// The newest own batch that was acknowledged.
+    acknowledged: u64,
     /// The newest own batch in the announced numbers.
     applied: u64,
     /// The version at which totals were last read, and the newest own batch in them.
@@ -157,6 +159,7 @@ impl View {
             older: None,
             past: VecDeque::new(),
             next_batch: 1,
+            acknowledged: 0,
             applied: 0,
             read_at: (0, 0),
             leased_version: 0,
@@ -241,6 +244,7 @@ impl View {
         self.older = None;
         self.claims_seen = 0;
         self.next_batch = 1;
+        self.acknowledged = 0;
         self.read_at = (0, 0);
         self.leased_version = 0;
         self.block_again = true;
@@ -329,6 +333,7 @@ impl View {
         self.past.truncate(PAST);
         self.me = me;
         self.next_batch = 1;
+        self.acknowledged = 0;
         self.applied = 0;
         self.resync = false;
         self.telling = true;
@@ -408,6 +413,11 @@ impl View {
         }
     }
 
+    /// The newest batch that was acknowledged; 0 before the first.
+    pub(super) fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
     /// The number of the next batch.
     pub(super) fn next_batch(&self) -> u64 {
         self.next_batch
@@ -424,7 +434,8 @@ impl View {
     }
 
     /// Notes that a batch is in Redis; its claims are numbered from `first` on.
-    pub(super) fn acknowledged(&mut self, frozen: &Frozen, first: u64) {
+    pub(super) fn acknowledge(&mut self, frozen: &Frozen, first: u64) {
+        self.acknowledged = frozen.number;
         for (number, id) in (first..).zip(&frozen.claims) {
             if let Some(claimed) = self.claims.get_mut(id) {
                 *claimed = Claimed::Numbered(number);
@@ -506,6 +517,11 @@ impl View {
             .collect()
     }
 
+    /// Notes that totals, claims and blocks were all read.
+    pub(super) fn loaded(&mut self) {
+        self.loaded = true;
+    }
+
     /// Ends a reading of all totals that began at `version`, with this node's batches up to
     /// `applied` in them: whatever room was not in it has nobody elsewhere.
     pub(super) fn read_all(
@@ -529,7 +545,6 @@ impl View {
         self.known.retain(|_, known| !known.is_blank());
         self.version = self.version.max(version);
         self.read_at = (version, applied);
-        self.loaded = true;
         self.shown(news)
     }
 
