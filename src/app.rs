@@ -19,7 +19,7 @@ use tower_http::{
 
 use crate::{
     api::{
-        badge, connections,
+        badge, connections, dashboard,
         error::{ApiError, Code},
         health, history, join, messages, pages, peers, rooms, stream,
     },
@@ -134,8 +134,13 @@ pub fn routes(config: &Config, face: Face) -> Vec<(&'static str, MethodRouter<Ap
         }
         Face::Public => {}
     }
+    routes.extend(pages::widget());
+    if face == Face::Operators || config.ops_listen.is_none() {
+        routes.push(("/dashboard", dashboard::page()));
+        routes.push(("/dashboard/{file}", dashboard::files()));
+    }
     if config.demo {
-        routes.push(("/", get(pages::demo)));
+        routes.extend(pages::demo());
     }
     routes
 }

@@ -191,6 +191,9 @@ fn announce(app: &App, servers: &[Server]) {
     if config.demo {
         tracing::info!("demo page: http://{}/", public.address());
     }
+    if let Some(last) = servers.last() {
+        tracing::info!("dashboard: http://{}/dashboard", last.address());
+    }
     if config.development
         && let KeySources::Hs256(secrets) = &config.keys
         && let Some(secret) = secrets.first()

@@ -3,8 +3,10 @@
 //! What handlers share is in [`request`]: bodies, paths and queries, each refused with its own
 //! code, and rooms as asked for.
 
+pub mod asset;
 pub mod badge;
 pub mod connections;
+pub mod dashboard;
 pub mod error;
 pub mod health;
 pub mod history;

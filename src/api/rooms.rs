@@ -85,7 +85,7 @@ impl<S: Sync> FromRequestParts<S> for Known {
 }
 
 impl Known {
-    fn has(&self, tag: &str) -> bool {
+    pub(super) fn has(&self, tag: &str) -> bool {
         let texts = self.0.iter().filter_map(|value| value.to_str().ok());
         let tags = texts.flat_map(|text| text.split(','));
         tags.map(|known| known.trim().trim_start_matches("W/"))

@@ -55,9 +55,10 @@ impl Reader {
             Some(claims) if open || claims.opens(room) => Ok(()),
             Some(_) => Err(ApiError::forbidden_room(room)),
             None if open => Ok(()),
-            None => Err(token_required(format!(
-                "Without a token nobody is let into {room}."
-            ))),
+            None => Err(
+                token_required(format!("Without a token nobody is let into {room}."))
+                    .about(room.to_string()),
+            ),
         }
     }
 

@@ -159,7 +159,7 @@ impl Shared {
     fn freeze(&self) -> Frozen {
         let mut view = self.view.lock();
         view.opened(self.hub.take_opened());
-        let parts = self.hub.take_parts(ROOMS, MOVES);
+        let parts = self.hub.take_parts(ROOMS, MOVES, view.next_batch());
         self.blocks.lock().extend(self.hub.take_blocks());
         let done = !self.hub.has_parts();
         view.freeze(parts, CLAIMS, done)
@@ -183,7 +183,7 @@ impl Shared {
             return None;
         }
         let places = view.begin(me);
-        self.hub.share_all(places);
+        self.hub.share_all(places, Instant::now());
         Some(())
     }
 
@@ -280,11 +280,11 @@ impl Shared {
             let (version, applied) = *first.get_or_insert((page.version, page.applied));
             seen.extend(page.rooms.iter().map(|(name, _)| RoomId::parse(name).ok()));
             let news = view.read(&page.rooms, page.version, page.applied);
-            self.hub.set_elsewhere(&news, Instant::now());
+            self.hub.set_elsewhere(&news, page.applied, Instant::now());
             cursor = page.cursor;
             if cursor == 0 {
                 let news = view.read_all(version, applied, &seen);
-                self.hub.set_elsewhere(&news, Instant::now());
+                self.hub.set_elsewhere(&news, applied, Instant::now());
                 break;
             }
         }
@@ -358,7 +358,7 @@ impl Shared {
             if view.is_holding() {
                 let synced = view.synced;
                 let news = view.let_go(synced, now);
-                self.hub.set_elsewhere(&news, now);
+                self.hub.set_elsewhere(&news, view.applied(), now);
             }
             let partial = view.is_partial(now);
             drop(view);

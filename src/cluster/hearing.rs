@@ -34,12 +34,12 @@ impl Shared {
             self.view.lock().reload = true;
             self.reread.notify_one();
             while let Some(heard) = self.called("listen", listener.next().await) {
-                self.hear(heard, &respond);
+                self.hear(&heard, &respond);
             }
         }
     }
 
-    fn hear(&self, heard: Heard, respond: &Respond) {
+    fn hear(&self, heard: &Heard, respond: &Respond) {
         match heard.channel {
             Channel::Announcements => match Announcement::parse(&heard.bytes) {
                 Some(announcement) => self.announced(&announcement),
@@ -62,7 +62,7 @@ impl Shared {
         let mut view = self.view.lock();
         let before = view.epoch();
         let (news, lost) = view.hear(announcement, now);
-        self.hub.set_elsewhere(&news, now);
+        self.hub.set_elsewhere(&news, view.applied(), now);
         for connection in lost {
             self.hub.opened_elsewhere(connection, now);
         }

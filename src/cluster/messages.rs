@@ -285,9 +285,11 @@ impl Shared {
         let mut lane = self.redis.lane();
         let mut following: Option<(Epoch, u64)> = None;
         loop {
-            let turned = self.turned.notified();
+            let mut turned = std::pin::pin!(self.turned.notified());
+            // From here on no turn goes unnoticed.
+            turned.as_mut().enable();
             let Some(epoch) = self.view.lock().epoch() else {
-                let _ = tokio::time::timeout(RETRY, turned).await;
+                turned.await;
                 continue;
             };
             let after = match following {
@@ -306,7 +308,7 @@ impl Shared {
                 pause(RETRY).await;
                 continue;
             };
-            for entry in page.entries {
+            for entry in &page.entries {
                 self.heard(epoch, entry);
             }
             following = Some((epoch, page.upto));
@@ -324,8 +326,8 @@ impl Shared {
         Some(span.cut)
     }
 
-    fn heard(&self, epoch: Epoch, entry: LogEntry) {
-        let Some((room, data)) = read(&entry) else {
+    fn heard(&self, epoch: Epoch, entry: &LogEntry) {
+        let Some((room, data)) = read(entry) else {
             tracing::warn!(
                 position = entry.position,
                 "passed over a message that is none"

@@ -311,8 +311,8 @@ mod tests {
             };
             [(Some(room("blog:1")), occupancy)]
         };
-        hub.set_elsewhere(&others(3), start + Duration::from_secs(1));
-        hub.set_elsewhere(&others(0), start + Duration::from_secs(20));
+        hub.set_elsewhere(&others(3), 0, start + Duration::from_secs(1));
+        hub.set_elsewhere(&others(0), 0, start + Duration::from_secs(20));
         let past = node.history.room(&room("blog:1"), 3, start + MINUTE * 2);
         let most: Vec<u32> = past.spans.iter().map(|s| s.step.viewers.max).collect();
         assert_eq!(most, [3, 0, 0]);

@@ -182,7 +182,7 @@ impl Cluster {
         tasks.spawn(Arc::clone(shared).append_later());
         tasks.spawn(Arc::clone(shared).tell_minutes());
         let first = async {
-            while shared.view.lock().is_partial(Instant::now()) {
+            while shared.is_behind() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
@@ -269,6 +269,13 @@ impl Shared {
                 None
             }
         }
+    }
+
+    /// True until the others' numbers are known and the log of messages is followed.
+    fn is_behind(&self) -> bool {
+        let view = self.view.lock();
+        let followed = view.epoch().map(store::Epoch::bits) == Some(self.hub.position().epoch);
+        view.is_partial(Instant::now()) || !followed
     }
 
     fn turn(&self, epoch: store::Epoch, version: u64) {

@@ -17,6 +17,8 @@ use crate::hub::{ConnectionId, Fingerprint, MEMBER, Occupancy, Part, RoomId};
 
 /// How long numbers of an epoch before are held where the new one has not reached them.
 pub(super) const HOLD: Duration = Duration::from_millis(1_500);
+/// How long a lease lasts.
+const LEASE: Duration = Duration::from_secs(3);
 /// Nothing acknowledged or heard for so long, and the others' numbers may be old.
 pub(super) const SILENCE: Duration = Duration::from_millis(2_500);
 /// The name of the service as a whole among the rooms.
@@ -123,6 +125,8 @@ pub(super) struct View {
     leased_version: u64,
     known: HashMap<Place, Known>,
     held: Option<Held>,
+    /// Nodes that were there in the epoch before, and until when they may still come.
+    awaited: Option<(usize, Instant)>,
     /// True where everything is to be told again under a new incarnation.
     pub(super) resync: bool,
     /// True until everything was told under this one.
@@ -158,6 +162,7 @@ impl View {
             leased_version: 0,
             known: HashMap::new(),
             held: None,
+            awaited: None,
             resync: true,
             telling: true,
             reload: true,
@@ -200,7 +205,10 @@ impl View {
         let waiting = self
             .unsynced_since
             .is_some_and(|since| now.duration_since(since) > HOLD);
-        !self.loaded || waiting || !self.is_near(now)
+        let awaited = self.awaited.is_some_and(|(nodes, until)| {
+            self.held.is_none() && self.synced < nodes && now < until
+        });
+        !self.loaded || waiting || awaited || !self.is_near(now)
     }
 
     /// Notes who else is leased, as the lease's answer says.
@@ -268,6 +276,7 @@ impl View {
                 ..Known::default()
             };
         }
+        self.awaited = Some((self.nodes, now + LEASE));
         self.held = Some(Held {
             until: now + HOLD,
             nodes: self.nodes,
@@ -285,14 +294,20 @@ impl View {
             return News::new();
         }
         let held = self.held.take();
-        let places = held.into_iter().flat_map(|held| held.others.into_keys());
-        places
-            .map(|place| {
-                let known = self.known.get(&place);
-                let others = known.map_or_else(Occupancy::default, |known| known.others);
-                (place, others)
-            })
-            .collect()
+        let held = held.into_iter().flat_map(|held| held.others);
+        held.map(|(place, before)| {
+            let others = match self.known.get_mut(&place) {
+                // Nothing better is known until this node's own share is in the totals.
+                Some(known) if known.settled_at > self.applied => {
+                    known.others = before;
+                    before
+                }
+                Some(known) => known.others,
+                None => Occupancy::default(),
+            };
+            (place, others)
+        })
+        .collect()
     }
 
     pub(super) fn is_holding(&self) -> bool {
@@ -391,6 +406,16 @@ impl View {
         if frozen.number + 1 == self.next_batch {
             self.next_batch = frozen.number;
         }
+    }
+
+    /// The number of the next batch.
+    pub(super) fn next_batch(&self) -> u64 {
+        self.next_batch
+    }
+
+    /// This node's newest batch in the announced numbers.
+    pub(super) fn applied(&self) -> u64 {
+        self.applied
     }
 
     /// True where claims wait to go out.
@@ -542,13 +567,12 @@ impl View {
             members: total.members.saturating_sub(own.members),
             partial: false,
         };
-        let changed = known.others != others;
         known.others = others;
         if known.is_blank() {
             self.known.remove(&place);
         }
-        let news = changed.then_some((place, others))?;
-        self.shown(vec![news]).pop()
+        // Told though it is what was known: what this node waits for may be in it now.
+        self.shown(vec![(place, others)]).pop()
     }
 
     /// What is shown in the place of these numbers while those of an epoch before are held.

@@ -769,6 +769,7 @@ mod tests {
         assert_eq!(config.token_secret(), Err(NoTokenSecret));
     }
 
+    /// Reads settings of many nodes.
     fn read(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let flags = map(variables);
         let texts = Texts::gather(&flags, &BTreeMap::new(), &mut Vec::new())?;

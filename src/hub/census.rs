@@ -16,7 +16,11 @@ impl State {
         }
         self.rooms.find(name).map_or_else(
             || self.rooms.elsewhere(name),
-            |index| self.rooms.get(index).occupancy(),
+            |index| Occupancy {
+                // A room tells its viewers in its own time; whoever asks is told at once.
+                partial: self.rooms.partial,
+                ..self.rooms.get(index).occupancy()
+            },
         )
     }
 

@@ -27,7 +27,7 @@ impl State {
         let member = matches!(viewer, Viewer::Person { member: true, .. });
         let went = (member && self.people.is_alone(viewer)).then_some(false);
         self.connections.retire(index);
-        self.note_share(None, index, went, wakes);
+        self.note_share(None, index, went, now, wakes);
         let connection = self.connections.at(index);
         let phase = std::mem::replace(&mut connection.phase, Phase::Ended);
         self.people.depart(viewer, index);

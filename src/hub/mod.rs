@@ -313,10 +313,12 @@ impl Hub {
     }
 
     /// Takes this node's parts of at most `most_rooms` changed rooms, with at most `most_moves`
-    /// viewers that came or went; what does not fit waits for the next call.
+    /// viewers that came or went, to be told by this batch; what does not fit waits for the next
+    /// call.
     #[must_use]
-    pub fn take_parts(&self, most_rooms: usize, most_moves: usize) -> Vec<Part> {
-        self.0.state.lock().take_parts(most_rooms, most_moves)
+    pub fn take_parts(&self, most_rooms: usize, most_moves: usize, batch: u64) -> Vec<Part> {
+        let mut state = self.0.state.lock();
+        state.take_parts(most_rooms, most_moves, batch)
     }
 
     /// Takes the connections opened by ticket since they were last taken: no other node may hold
@@ -334,15 +336,15 @@ impl Hub {
 
     /// Has everything told again, as to somebody who knows nothing; of `and_these` even where
     /// nothing is left.
-    pub fn share_all(&self, and_these: impl IntoIterator<Item = Option<RoomId>>) {
+    pub fn share_all(&self, and_these: impl IntoIterator<Item = Option<RoomId>>, now: Instant) {
         let mut and_these = and_these.into_iter();
-        self.0.state.lock().share_all(&mut and_these);
-        self.0.share.notify_one();
+        self.step(|state, wakes| state.share_all(&mut and_these, now, wakes));
     }
 
-    /// Sets what the other nodes add to these rooms; `None` is the service as a whole.
-    pub fn set_elsewhere(&self, news: &[(Option<RoomId>, Occupancy)], now: Instant) {
-        self.step(|state, wakes| state.set_elsewhere(news, now, wakes));
+    /// Sets what the other nodes add to these rooms, by totals that hold this node's batches up to
+    /// `applied`; `None` is the service as a whole.
+    pub fn set_elsewhere(&self, news: &[(Option<RoomId>, Occupancy)], applied: u64, now: Instant) {
+        self.step(|state, wakes| state.set_elsewhere(news, applied, now, wakes));
     }
 
     /// From now on numbers say whether those of other nodes are missing. Each room tells it when

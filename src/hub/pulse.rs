@@ -35,6 +35,8 @@ pub(super) fn task_pass(streams: u32) -> Duration {
 pub(super) enum Due {
     /// The room's numbers changed.
     Room(RoomKey),
+    /// Viewers who went have counted for long enough.
+    Leaving(RoomKey),
     /// The room says from now on whether other nodes' numbers are missing.
     Partial(RoomKey),
     /// The grace of a broken stream ends: its place and serial.

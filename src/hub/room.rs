@@ -7,7 +7,7 @@ use slab::Slab;
 use smallvec::SmallVec;
 use tokio::{sync::broadcast, time::Instant};
 
-use super::{Frame, RoomId, log::RoomLog};
+use super::{Fingerprint, Frame, MEMBER, RoomId, log::RoomLog};
 
 /// The three honest numbers of a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
@@ -61,6 +61,26 @@ pub struct Told {
     pub version: u64,
 }
 
+/// Longest time for which a viewer who went counts because another node may have it too. As long
+/// as four batches and their announcement take at most; where Redis is slower the number dips.
+pub(super) const LEAVING: Duration = Duration::from_millis(400);
+
+/// Viewers who went, each with the batch that says so, once there is one, and when it went.
+#[derive(Debug, Default)]
+struct Leaving(HashMap<Fingerprint, (Option<u64>, Instant)>);
+
+impl Leaving {
+    fn occupancy(&self) -> Occupancy {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let members = self.0.keys().filter(|viewer| viewer[0] == MEMBER).count();
+        Occupancy {
+            viewers: count(self.0.len()),
+            members: count(members),
+            ..Occupancy::default()
+        }
+    }
+}
+
 /// When a room tells its numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Beat {
@@ -95,6 +115,8 @@ pub(super) struct Room {
     members: u32,
     /// What the other nodes add.
     others: Occupancy,
+    /// Viewers who went, while it is not known whether another node has them too.
+    leaving: Option<Box<Leaving>>,
     /// Identified viewers here, by their place among the people: how many connections each has.
     viewers: HashMap<u32, u32>,
     /// Connections joined, by their place. A membership knows its place in this list.
@@ -139,6 +161,7 @@ impl Room {
             ticketed: 0,
             members: 0,
             others: Occupancy::default(),
+            leaving: None,
             viewers: HashMap::new(),
             joined: Vec::new(),
             version: 0,
@@ -165,7 +188,8 @@ impl Room {
             members: self.members,
             partial: false,
         };
-        own.plus(self.others)
+        let leaving = self.leaving.as_deref().map(Leaving::occupancy);
+        own.plus(leaving.unwrap_or_default()).plus(self.others)
     }
 
     /// Connections of this node, and those of them that are viewers of their own and that no
@@ -186,7 +210,76 @@ impl Room {
 
     pub(super) fn set_partial(&mut self, partial: bool) {
         self.others.partial = partial;
+        // What Redis will say of them is not to be waited for.
+        self.leaving = None;
         self.version += 1;
+    }
+
+    /// Notes that a viewer came whom other nodes know by a name.
+    pub(super) fn came(&mut self, viewer: &Fingerprint) {
+        if let Some(leaving) = &mut self.leaving {
+            leaving.0.remove(viewer);
+        }
+    }
+
+    /// Notes that a viewer went whom other nodes know by a name, and who may be on one of them
+    /// too: it counts until Redis has added that up, or the number would dip and rise again for
+    /// whoever has two tabs on two nodes. True where it is the first of those who wait so.
+    pub(super) fn went(&mut self, viewer: Fingerprint, now: Instant) -> bool {
+        if self.others.viewers == 0 || self.others.partial {
+            return false;
+        }
+        let leaving = self.leaving.get_or_insert_default();
+        leaving.0.insert(viewer, (None, now));
+        leaving.0.len() == 1
+    }
+
+    /// Forgets those who have waited for longest; true where some went, and whether others wait.
+    pub(super) fn forget_leaving(&mut self, now: Instant) -> (bool, bool) {
+        let Some(leaving) = &mut self.leaving else {
+            return (false, false);
+        };
+        let before = leaving.0.len();
+        leaving
+            .0
+            .retain(|_, (_, since)| now.duration_since(*since) < LEAVING);
+        let changed = leaving.0.len() < before;
+        let waiting = !leaving.0.is_empty();
+        if !waiting {
+            self.leaving = None;
+        }
+        self.version += u64::from(changed);
+        (changed, waiting)
+    }
+
+    /// Notes that a batch says who went: everybody who did, but for those who wait for the next.
+    pub(super) fn told(&mut self, waiting: &[(Fingerprint, bool)], batch: u64) {
+        if let Some(leaving) = &mut self.leaving {
+            let untold = leaving.0.iter_mut().filter(|(_, (told, _))| told.is_none());
+            for (viewer, (told, _)) in untold {
+                if !waiting.iter().any(|(other, _)| other == viewer) {
+                    *told = Some(batch);
+                }
+            }
+        }
+    }
+
+    /// Forgets those who went and whose going is in the totals, which hold this node's batches up
+    /// to this one; all of them without. True where there were some.
+    pub(super) fn settle(&mut self, applied: Option<u64>) -> bool {
+        let Some(leaving) = &mut self.leaving else {
+            return false;
+        };
+        let before = leaving.0.len();
+        let waits =
+            |told: &Option<u64>| applied.is_some_and(|applied| told.is_none_or(|b| b > applied));
+        leaving.0.retain(|_, (told, _)| waits(told));
+        let changed = leaving.0.len() < before;
+        if leaving.0.is_empty() {
+            self.leaving = None;
+        }
+        self.version += u64::from(changed);
+        changed
     }
 
     /// Puts a connection into the room; answers its place in the list, and whether its viewer
@@ -400,7 +493,12 @@ impl Rooms {
     }
 
     /// Sets what the other nodes add to a room; answers the room where it is here and differs.
-    pub(super) fn set_elsewhere(&mut self, name: &RoomId, others: Occupancy) -> Option<u32> {
+    pub(super) fn set_elsewhere(
+        &mut self,
+        name: &RoomId,
+        others: Occupancy,
+        applied: u64,
+    ) -> Option<u32> {
         if others == Occupancy::default() {
             self.elsewhere.remove(name);
         } else if let Some(known) = self.elsewhere.get_mut(name) {
@@ -414,8 +512,9 @@ impl Rooms {
             partial: room.others.partial,
             ..others
         };
+        let settled = room.settle(Some(applied));
         if room.others == others {
-            return None;
+            return settled.then_some(index);
         }
         room.others = others;
         room.version += 1;

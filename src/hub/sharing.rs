@@ -8,8 +8,12 @@ use std::collections::{HashMap, VecDeque};
 use tokio::time::Instant;
 
 use super::{
-    ConnectionId, Identity, Occupancy, Reason, RoomId, block::Blocked, pulse::Due, room::Viewer,
-    state::State, wakes::Wakes,
+    ConnectionId, Identity, Occupancy, Reason, RoomId,
+    block::Blocked,
+    pulse::Due,
+    room::{LEAVING, Viewer},
+    state::State,
+    wakes::Wakes,
 };
 
 /// A viewer as all nodes know it: one byte that says what kind it is, then 96 bits of a keyed hash.
@@ -45,7 +49,8 @@ pub struct Part {
 struct Change {
     /// True where everybody in the room is to be said again.
     whole: bool,
-    moves: Vec<(Fingerprint, bool)>,
+    /// How often each viewer came more than it went.
+    moves: HashMap<Fingerprint, i32>,
 }
 
 /// What is to be told to the other nodes.
@@ -76,16 +81,28 @@ impl Sharing {
                 self.changed.entry(room).or_default()
             }
         };
-        if !change.whole {
-            change.moves.extend(moved);
+        if let (Some((viewer, came)), false) = (moved, change.whole) {
+            let net = change.moves.entry(viewer).or_default();
+            *net += if came { 1 } else { -1 };
+            if *net == 0 {
+                change.moves.remove(&viewer);
+            }
         }
     }
 
-    fn note_whole(&mut self, room: Option<RoomId>) {
+    /// True where others were told of this viewer, and will be told that it went.
+    fn tells_that_it_went(&self, room: &Option<RoomId>, viewer: &Fingerprint) -> bool {
+        let change = self.changed.get(room);
+        change
+            .and_then(|change| change.moves.get(viewer))
+            .is_some_and(|net| *net < 0)
+    }
+
+    fn note_whole(&mut self, room: &Option<RoomId>) {
         self.note(room.clone(), None);
-        if let Some(change) = self.changed.get_mut(&room) {
+        if let Some(change) = self.changed.get_mut(room) {
             change.whole = true;
-            change.moves = Vec::new();
+            change.moves = HashMap::new();
         }
     }
 
@@ -130,6 +147,7 @@ impl State {
         room: Option<u32>,
         connection: u32,
         moved: Option<bool>,
+        now: Instant,
         wakes: &mut Wakes,
     ) {
         let Some(mut sharing) = self.sharing.take() else {
@@ -137,32 +155,59 @@ impl State {
         };
         let moved = moved.and_then(|came| Some((self.fingerprint(&sharing, connection)?, came)));
         let name = room.map(|room| self.rooms.get(room).name.clone());
-        sharing.note(name, moved);
+        sharing.note(name.clone(), moved);
+        if let (Some(room), Some((viewer, came))) = (room, moved) {
+            let index = room;
+            let room = self.rooms.at(index);
+            if came {
+                room.came(&viewer);
+            } else if sharing.tells_that_it_went(&name, &viewer) && room.went(viewer, now) {
+                let due = Due::Leaving(room.key(index));
+                wakes.pulse |= self.calendar.add(now + LEAVING, due);
+            }
+        }
         self.sharing = Some(sharing);
         wakes.share = true;
     }
 
     /// Everything is to be told again, as to somebody who knows nothing, and that of these rooms
     /// too where nothing is left.
-    pub(super) fn share_all(&mut self, and_these: &mut dyn Iterator<Item = Option<RoomId>>) {
+    pub(super) fn share_all(
+        &mut self,
+        and_these: &mut dyn Iterator<Item = Option<RoomId>>,
+        now: Instant,
+        wakes: &mut Wakes,
+    ) {
+        let keys: Vec<_> = self.rooms.keys().collect();
+        for key in keys {
+            if self.rooms.at(key.index).settle(None) {
+                self.touch(key.index, now, wakes);
+            }
+        }
+        wakes.share = true;
         let Some(mut sharing) = self.sharing.take() else {
             return;
         };
         sharing.changed.clear();
         sharing.order.clear();
-        sharing.note_whole(None);
+        sharing.note_whole(&None);
         for room in self.rooms.iter().filter(|room| !room.joined.is_empty()) {
-            sharing.note_whole(Some(room.name.clone()));
+            sharing.note_whole(&Some(room.name.clone()));
         }
         for room in and_these {
-            sharing.note_whole(room);
+            sharing.note_whole(&room);
         }
         self.sharing = Some(sharing);
     }
 
-    /// Takes the parts of at most `most_rooms` changed rooms, with about `most_moves` viewers; the
-    /// rest waits.
-    pub(super) fn take_parts(&mut self, most_rooms: usize, most_moves: usize) -> Vec<Part> {
+    /// Takes the parts of at most `most_rooms` changed rooms, with at most `most_moves` viewers, to
+    /// be told by this batch; the rest waits.
+    pub(super) fn take_parts(
+        &mut self,
+        most_rooms: usize,
+        most_moves: usize,
+        batch: u64,
+    ) -> Vec<Part> {
         let Some(mut sharing) = self.sharing.take() else {
             return Vec::new();
         };
@@ -176,15 +221,23 @@ impl State {
             let moves = if change.whole {
                 self.everybody(&sharing, room.as_ref())
             } else {
-                change.moves
+                let moves = change.moves.into_iter();
+                moves.map(|(viewer, net)| (viewer, net > 0)).collect()
             };
-            let mut net = net(moves);
-            if net.len() > left {
-                let rest = net.split_off(left);
+            let mut net = moves;
+            let rest = net.split_off(left.min(net.len()));
+            let index = room.as_ref().and_then(|name| self.rooms.find(name));
+            if let Some(index) = index {
+                self.rooms.at(index).told(&rest, batch);
+            }
+            if !rest.is_empty() {
                 sharing.order.push_front(room.clone());
                 let change = Change {
                     whole: false,
-                    moves: rest,
+                    moves: rest
+                        .into_iter()
+                        .map(|(viewer, came)| (viewer, if came { 1 } else { -1 }))
+                        .collect(),
                 };
                 sharing.changed.insert(room.clone(), change);
             }
@@ -273,10 +326,12 @@ impl State {
         blocked.map(std::mem::take).unwrap_or_default()
     }
 
-    /// Sets what the other nodes add to these rooms.
+    /// Sets what the other nodes add to these rooms, by totals that hold this node's batches up
+    /// to `applied`.
     pub(super) fn set_elsewhere(
         &mut self,
         news: &[(Option<RoomId>, Occupancy)],
+        applied: u64,
         now: Instant,
         wakes: &mut Wakes,
     ) {
@@ -288,7 +343,7 @@ impl State {
                 self.record_node(now);
                 continue;
             };
-            if let Some(index) = self.rooms.set_elsewhere(name, *others) {
+            if let Some(index) = self.rooms.set_elsewhere(name, *others, applied) {
                 self.touch(index, now, wakes);
             } else if let Some(record) = &self.record
                 && self.rooms.find(name).is_none()
@@ -328,17 +383,4 @@ impl State {
             wakes.pulse |= self.calendar.add(now + spread(n), Due::Partial(key));
         }
     }
-}
-
-/// Who came or went on the whole, each once.
-fn net(mut moves: Vec<(Fingerprint, bool)>) -> Vec<(Fingerprint, bool)> {
-    moves.sort_unstable_by_key(|(fingerprint, _)| *fingerprint);
-    let groups = moves.chunk_by(|a, b| a.0 == b.0);
-    groups
-        .filter_map(|group| {
-            let came = group.iter().filter(|m| m.1).count();
-            let went = group.len() - came;
-            (came != went).then(|| (group[0].0, came > went))
-        })
-        .collect()
 }

@@ -140,7 +140,7 @@ impl State {
         self.connections.at(index).viewer = viewer;
         let member = matches!(viewer, Viewer::Person { member: true, .. });
         let came = (member && self.people.is_alone(viewer)).then_some(true);
-        self.note_share(None, index, came, wakes);
+        self.note_share(None, index, came, now, wakes);
         if entry.by_ticket
             && let Some(sharing) = &mut self.sharing
         {
@@ -217,9 +217,9 @@ impl State {
             }
             Viewer::Person { place, member } => self.people.note(place, member, true),
         };
-        self.note_share(Some(room_index), index, came.then_some(true), wakes);
+        self.note_share(Some(room_index), index, came.then_some(true), now, wakes);
         if counts_now {
-            self.note_share(None, index, Some(true), wakes);
+            self.note_share(None, index, Some(true), now, wakes);
         }
         self.touch(room_index, now, wakes);
     }
@@ -273,9 +273,15 @@ impl State {
             }
             Viewer::Person { place, member } => self.people.note(place, member, false),
         };
-        self.note_share(Some(membership.room), index, went.then_some(false), wakes);
+        self.note_share(
+            Some(membership.room),
+            index,
+            went.then_some(false),
+            now,
+            wakes,
+        );
         if counted_until_now {
-            self.note_share(None, index, Some(false), wakes);
+            self.note_share(None, index, Some(false), now, wakes);
         }
         self.touch(membership.room, now, wakes);
         self.rooms.vacate(membership.room);

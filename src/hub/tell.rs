@@ -9,7 +9,7 @@ use super::{
     connection::Phase,
     cursor::Portion,
     pulse::{Due, LONGEST_GAP, gap, task_pass},
-    room::{Beat, Pass},
+    room::{Beat, LEAVING, Pass},
     state::State,
     wakes::Wakes,
 };
@@ -29,6 +29,18 @@ impl State {
             };
             match due {
                 Due::Room(key) => self.speak(key, encode, interval, now, wakes),
+                Due::Leaving(key) => {
+                    let Some(room) = self.rooms.of(key) else {
+                        continue;
+                    };
+                    let (changed, waiting) = room.forget_leaving(now);
+                    if waiting {
+                        self.calendar.add(now + LEAVING, Due::Leaving(key));
+                    }
+                    if changed {
+                        self.touch(key.index, now, wakes);
+                    }
+                }
                 Due::Partial(key) => {
                     let partial = self.rooms.partial;
                     if let Some(room) = self.rooms.of(key) {

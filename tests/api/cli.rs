@@ -199,7 +199,7 @@ fn a_bad_setting_stops_the_program_before_it_binds_a_port() {
         ("ops_listen", "localhost"),
         ("log", "loud"),
         ("jwks_file", "/nowhere/jwks.json"),
-        ("redis_url", "redis://localhost"),
+        ("redis_url", "http://localhost"),
     ] {
         let mut settings = listen.to_vec();
         settings

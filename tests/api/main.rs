@@ -5,6 +5,7 @@ mod bad_input;
 mod badge;
 mod cli;
 mod connections;
+mod dashboard;
 mod drain;
 mod helpers;
 mod history;
@@ -14,6 +15,7 @@ mod messages;
 mod metrics;
 mod model;
 mod openapi;
+mod pages;
 #[path = "../cluster/redis_server.rs"]
 #[expect(
     dead_code,

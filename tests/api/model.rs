@@ -522,7 +522,7 @@ impl Model {
     /// Takes what the hub has to tell other nodes, in small bites, and holds it against the list.
     fn check_mirror(&mut self) -> TestCaseResult {
         loop {
-            let parts = self.hub.take_parts(2, 3);
+            let parts = self.hub.take_parts(2, 3, 1);
             if parts.is_empty() {
                 break;
             }
@@ -637,7 +637,7 @@ impl Model {
         if self.moment.is_multiple_of(16) {
             // As to somebody who knows nothing.
             let known = std::mem::take(&mut self.mirror);
-            self.hub.share_all(known.into_keys());
+            self.hub.share_all(known.into_keys(), Instant::now());
         }
         if self.moment.is_multiple_of(3) {
             self.check_mirror()?;

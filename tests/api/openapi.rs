@@ -107,6 +107,7 @@ fn filled(path: &str) -> String {
         .replace("{blog_id}", "42")
         .replace("{room}", "blog:42")
         .replace("{user_id}", "7")
+        .replace("{file}", "main.js")
 }
 
 async fn call(app: &TestApp, method: &Method, path: &str) -> Answer {
