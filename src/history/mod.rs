@@ -247,6 +247,10 @@ impl History {
 
 impl Record for History {
     fn note_room(&self, room: &RoomId, occupancy: Occupancy, now: Instant) {
+        // Nobody may ask for it, and every member's would take a place.
+        if room.is_personal() {
+            return;
+        }
         let mut state = self.0.lock();
         let now_ms = state.clock.unix_ms(now);
         let level = Level::from(occupancy);
@@ -362,12 +366,17 @@ mod tests {
         let (history, start) = history(8);
         let blog = room("blog:1");
         Record::note_room(&history, &blog, viewers(2), start);
+        Record::note_room(&history, &room("user:7"), viewers(1), start);
         Record::note_node(&history, viewers(9), start);
         let now = start + MINUTE + Duration::from_secs(1);
         assert_eq!(most(&history.room(&blog, 60, now)), [2, 2]);
         assert_eq!(most(&history.node(60, now)), [9, 9]);
         assert_eq!(most(&history.room(&room("blog:2"), 60, now)), [0, 0]);
-        assert_eq!(history.rooms(), 1, "to look at a room takes no place");
+        assert_eq!(
+            history.rooms(),
+            1,
+            "neither a look nor a personal room takes a place"
+        );
     }
 
     #[tokio::test(start_paused = true)]

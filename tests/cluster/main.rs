@@ -16,6 +16,7 @@ mod crowd;
 mod dice;
 mod faults;
 mod node;
+mod operation;
 mod process;
 mod proxy;
 mod redis;

@@ -31,11 +31,20 @@ pub(crate) struct Node {
 impl Node {
     /// Starts one of this name with these settings, by their names: `("leave_grace", "2s")`.
     pub(crate) async fn start(name: &str, settings: &[(&str, &str)]) -> Self {
-        let variable = |(name, value): &(&str, &str)| {
-            let name = format!("LIVECOUNT_{}", name.to_ascii_uppercase());
-            (name, (*value).to_owned())
-        };
-        let environment = settings.iter().map(variable).collect();
+        Self::start_trusting(name, settings, None).await
+    }
+
+    /// As [`Self::start`], trusting this certificate authority instead of the system's.
+    pub(crate) async fn start_trusting(
+        name: &str,
+        settings: &[(&str, &str)],
+        authority: Option<&std::path::Path>,
+    ) -> Self {
+        let mut environment = variables(settings);
+        if let Some(authority) = authority {
+            let path = authority.to_str().expect("it is text").to_owned();
+            environment.push(("SSL_CERT_FILE".to_owned(), path));
+        }
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         Self::run(name, environment, address, Arc::default()).await
     }
@@ -174,6 +183,15 @@ impl Drop for Node {
             println!("The last that {} said:\n{}", self.name, last.join("\n"));
         }
     }
+}
+
+/// Settings as variables of the environment.
+fn variables(settings: &[(&str, &str)]) -> Vec<(String, String)> {
+    let variable = |(name, value): &(&str, &str)| {
+        let name = format!("LIVECOUNT_{}", name.to_ascii_uppercase());
+        (name, (*value).to_owned())
+    };
+    settings.iter().map(variable).collect()
 }
 
 /// Nodes that share a Redis, each over a link of its own.

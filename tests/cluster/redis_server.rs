@@ -7,6 +7,17 @@ use std::{
     time::Duration,
 };
 
+/// What the README says that a user of the store must have the right to, word for word.
+pub(crate) fn documented_rights() -> Vec<String> {
+    const GIVEN: &str = "ACL SETUSER livecount on >PASSWORD ";
+    let readme = include_str!("../../README.md");
+    let rights = readme
+        .lines()
+        .find_map(|line| line.trim().strip_prefix(GIVEN));
+    let rights = rights.expect("the README has it in one line");
+    rights.split(' ').map(str::to_owned).collect()
+}
+
 /// A running server in a directory of its own, both gone when dropped.
 #[derive(Debug)]
 pub(crate) struct RedisServer {

@@ -160,6 +160,23 @@ impl Client {
             .map_err(|_| io::ErrorKind::TimedOut)?
     }
 
+    /// What this machine is answered to a `GET`, as text.
+    pub(crate) async fn text(self, path: &str) -> String {
+        let answer = async {
+            let mut socket = TcpStream::connect(self.0).await?;
+            let request = request("GET", path, &[], &Value::Null);
+            socket.write_all(&request).await?;
+            let mut answer = String::new();
+            socket.read_to_string(&mut answer).await?;
+            Ok::<_, io::Error>(answer)
+        };
+        let answer = timeout(PATIENCE, answer).await.expect("it answers in time");
+        let answer = answer.expect("the node is there");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head ends");
+        assert_eq!(head.get(9..12), Some("200"), "{answer}");
+        body.to_owned()
+    }
+
     /// As [`Self::try_call`], of a node that answers.
     pub(crate) async fn call(
         self,

@@ -7,7 +7,10 @@ use livecount::cluster::store::{Answer, Away, Channel, Redis, StoreError};
 use super::helpers::{
     TestNode, TestStore, announcement, done, member, room, told_epoch, total, with,
 };
-use crate::resp_proxy::{Fault, RespProxy};
+use crate::{
+    redis_server::documented_rights,
+    resp_proxy::{Fault, RespProxy},
+};
 
 /// Lets a node go on as one does: whatever an answer says, begin again in the epoch in force.
 /// Returns how many answers it took until a batch was applied and read back.
@@ -477,51 +480,6 @@ async fn a_quiet_listener_stays() {
     assert_eq!(&listener.next().await.unwrap().bytes[..], b"hello");
 }
 
-/// What a user of the store may, and no more. As the README has it.
-const RULES: &[&str] = &[
-    "resetkeys",
-    "~livecount:*",
-    "resetchannels",
-    "&livecount:*",
-    "-@all",
-    "+ping",
-    "+subscribe",
-    "+eval",
-    "+evalsha",
-    "+xread",
-    "+publish",
-    "+time",
-    "+pexpire",
-    "+del",
-    "+unlink",
-    "+get",
-    "+set",
-    "+hget",
-    "+hmget",
-    "+hgetall",
-    "+hset",
-    "+hdel",
-    "+hexists",
-    "+hlen",
-    "+hincrby",
-    "+hscan",
-    "+hrandfield",
-    "+sadd",
-    "+srem",
-    "+scard",
-    "+spop",
-    "+srandmember",
-    "+zadd",
-    "+zscore",
-    "+zcard",
-    "+zscan",
-    "+zpopmin",
-    "+zremrangebyscore",
-    "+xadd",
-    "+xrange",
-    "+xtrim",
-];
-
 #[tokio::test]
 async fn a_user_with_the_documented_rights_can_do_everything() {
     let mut store = TestStore::start().await;
@@ -532,7 +490,7 @@ async fn a_user_with_the_documented_rights_can_do_everything() {
                 .arg("livecount")
                 .arg("on")
                 .arg(">secret")
-                .arg(RULES),
+                .arg(documented_rights()),
         )
         .await;
     let () = store
