@@ -51,6 +51,8 @@ pub(super) struct Connection {
     pub(super) serial: u64,
     pub(super) phase: Phase,
     pub(super) viewer: Viewer,
+    /// True where a ticket opened it, with which it may be opened on another node too.
+    pub(super) by_ticket: bool,
     pub(super) memberships: SmallVec<[Membership; 2]>,
     /// When the stream began, in milliseconds of Unix time.
     pub(super) since_ms: u64,

@@ -26,6 +26,9 @@ impl State {
         let viewer = self.connections.get(index).viewer;
         let member = matches!(viewer, Viewer::Person { member: true, .. });
         let went = (member && self.people.is_alone(viewer)).then_some(false);
+        if let Some(sharing) = &mut self.sharing {
+            sharing.note_closed(self.connections.get(index).id);
+        }
         self.connections.retire(index);
         self.note_share(None, index, went, now, wakes);
         let connection = self.connections.at(index);

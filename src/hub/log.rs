@@ -298,6 +298,15 @@ impl Log {
         });
     }
 
+    /// Lets no position before `place` be located any more.
+    pub(super) fn realign(&mut self, place: u64) {
+        self.place = self.place.max(place);
+        if let Some(places) = &mut self.places {
+            places.recent.clear();
+            places.before = self.place;
+        }
+    }
+
     /// Bytes kept, on the whole node.
     pub(super) fn bytes(&self) -> usize {
         self.bytes

@@ -287,6 +287,13 @@ impl Hub {
         self.0.state.lock().log.position()
     }
 
+    /// Notes that a message which this node delivered before its time stands at `place` in the
+    /// order that all share. Who comes back with a position before it may have heard others in
+    /// another order, and is told that something may be lost.
+    pub fn realign(&self, place: u64) {
+        self.0.state.lock().log.realign(place);
+    }
+
     /// From now on messages are placed by the order `epoch`, of which this node knows what comes
     /// after `from`.
     pub fn follow(&self, epoch: u64, from: u64) {
@@ -321,11 +328,22 @@ impl Hub {
         state.take_parts(most_rooms, most_moves, batch)
     }
 
-    /// Takes the connections opened by ticket since they were last taken: no other node may hold
-    /// them any more.
+    /// Takes at most `most` connections that are open here by a ticket and that no other node was
+    /// told of: no other one may hold them any more. With when they were opened, in milliseconds
+    /// of Unix time.
     #[must_use]
-    pub fn take_opened(&self) -> Vec<ConnectionId> {
-        self.0.state.lock().take_opened()
+    pub fn take_opened(&self, most: usize) -> Vec<(ConnectionId, u64)> {
+        self.0.state.lock().take_opened(most)
+    }
+
+    /// Has these connections, or all that a ticket opened, told to the other nodes again.
+    pub fn claim_again(&self, these: Option<&[ConnectionId]>) {
+        self.step(|state, wakes| state.claim_again(these, wakes));
+    }
+
+    /// From now on nothing is noted for the other nodes until [`Hub::share_all`].
+    pub fn stop_sharing(&self) {
+        self.0.state.lock().stop_sharing();
     }
 
     /// Takes the blocks made here since they were last taken.
@@ -353,9 +371,10 @@ impl Hub {
         self.step(|state, wakes| state.set_partial(partial, spread, now, wakes));
     }
 
-    /// Ends this node's stream of a connection that another node opened later, if there is one.
-    pub fn opened_elsewhere(&self, connection: ConnectionId, now: Instant) {
-        self.step(|state, wakes| state.opened_elsewhere(connection, now, wakes));
+    /// Ends this node's stream of a connection that another node opened later than this one did,
+    /// at `since_ms`, in milliseconds of Unix time.
+    pub fn opened_elsewhere(&self, connection: ConnectionId, since_ms: u64, now: Instant) {
+        self.step(|state, wakes| state.opened_elsewhere(connection, since_ms, now, wakes));
     }
 
     /// Keeps somebody out until then, as another node said.

@@ -2,7 +2,7 @@
 
 use std::{hash::BuildHasher, time::Duration};
 
-use hashbrown::{HashMap, HashTable};
+use hashbrown::{HashMap, HashSet, HashTable};
 use slab::Slab;
 use smallvec::SmallVec;
 use tokio::{sync::broadcast, time::Instant};
@@ -253,11 +253,11 @@ impl Room {
     }
 
     /// Notes that a batch says who went: everybody who did, but for those who wait for the next.
-    pub(super) fn told(&mut self, waiting: &[(Fingerprint, bool)], batch: u64) {
+    pub(super) fn told(&mut self, waiting: &HashSet<Fingerprint>, batch: u64) {
         if let Some(leaving) = &mut self.leaving {
             let untold = leaving.0.iter_mut().filter(|(_, (told, _))| told.is_none());
             for (viewer, (told, _)) in untold {
-                if !waiting.iter().any(|(other, _)| other == viewer) {
+                if !waiting.contains(viewer) {
                     *told = Some(batch);
                 }
             }

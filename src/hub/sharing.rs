@@ -3,7 +3,7 @@
 //!
 //! The hub does not know how the parts travel. Without a cluster none of this is kept.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use tokio::time::Instant;
 
@@ -43,6 +43,8 @@ pub struct Part {
     pub came: Vec<Fingerprint>,
     /// Viewers who went.
     pub went: Vec<Fingerprint>,
+    /// False where more of them wait for the next part of this room.
+    pub whole: bool,
 }
 
 #[derive(Debug, Default)]
@@ -59,9 +61,11 @@ pub(super) struct Sharing {
     changed: HashMap<Option<RoomId>, Change>,
     /// The changed rooms, longest waiting first.
     order: VecDeque<Option<RoomId>>,
-    /// Connections opened by ticket since they were last taken.
-    opened: Vec<ConnectionId>,
+    /// Connections opened by ticket, and still open, that no other node was told of.
+    opened: HashSet<ConnectionId>,
     blocked: Vec<(Blocked, Instant)>,
+    /// True while nothing is noted, since everything will be told again.
+    paused: bool,
     /// What the others add to the service as a whole.
     pub(super) service: Occupancy,
 }
@@ -74,6 +78,9 @@ impl std::fmt::Debug for Sharing {
 
 impl Sharing {
     fn note(&mut self, room: Option<RoomId>, moved: Option<(Fingerprint, bool)>) {
+        if self.paused {
+            return;
+        }
         let change = match self.changed.get_mut(&room) {
             Some(change) => change,
             None => {
@@ -111,7 +118,11 @@ impl Sharing {
     }
 
     pub(super) fn note_opened(&mut self, connection: ConnectionId) {
-        self.opened.push(connection);
+        self.opened.insert(connection);
+    }
+
+    pub(super) fn note_closed(&mut self, connection: ConnectionId) {
+        self.opened.remove(&connection);
     }
 }
 
@@ -122,8 +133,9 @@ impl State {
             fingerprints,
             changed: HashMap::new(),
             order: VecDeque::new(),
-            opened: Vec::new(),
+            opened: HashSet::new(),
             blocked: Vec::new(),
+            paused: false,
             service: Occupancy::default(),
         }));
     }
@@ -190,6 +202,7 @@ impl State {
         };
         sharing.changed.clear();
         sharing.order.clear();
+        sharing.paused = false;
         sharing.note_whole(&None);
         for room in self.rooms.iter().filter(|room| !room.joined.is_empty()) {
             sharing.note_whole(&Some(room.name.clone()));
@@ -226,9 +239,11 @@ impl State {
             };
             let mut net = moves;
             let rest = net.split_off(left.min(net.len()));
+            let whole = rest.is_empty();
             let index = room.as_ref().and_then(|name| self.rooms.find(name));
             if let Some(index) = index {
-                self.rooms.at(index).told(&rest, batch);
+                let waiting = rest.iter().map(|(viewer, _)| *viewer).collect();
+                self.rooms.at(index).told(&waiting, batch);
             }
             if !rest.is_empty() {
                 sharing.order.push_front(room.clone());
@@ -255,6 +270,7 @@ impl State {
                 came: of(true),
                 went: of(false),
                 room,
+                whole,
             });
         }
         self.sharing = Some(sharing);
@@ -313,11 +329,40 @@ impl State {
         }
     }
 
-    /// Takes the connections opened by ticket since they were last taken, which no other node may
-    /// hold any more.
-    pub(super) fn take_opened(&mut self) -> Vec<ConnectionId> {
-        let opened = self.sharing.as_mut().map(|sharing| &mut sharing.opened);
-        opened.map(std::mem::take).unwrap_or_default()
+    /// Takes at most `most` connections that are open here by a ticket and that no other node was
+    /// told of, with when they were opened, in milliseconds of Unix time.
+    pub(super) fn take_opened(&mut self, most: usize) -> Vec<(ConnectionId, u64)> {
+        let Some(sharing) = &mut self.sharing else {
+            return Vec::new();
+        };
+        let some: Vec<ConnectionId> = sharing.opened.iter().copied().take(most).collect();
+        for id in &some {
+            sharing.opened.remove(id);
+        }
+        let since = |id: ConnectionId| {
+            let index = self.connections.find(id)?;
+            Some((id, self.connections.get(index).since_ms))
+        };
+        some.into_iter().filter_map(since).collect()
+    }
+
+    /// These connections, or all that a ticket opened, are to be told again, where still open.
+    pub(super) fn claim_again(&mut self, these: Option<&[ConnectionId]>, wakes: &mut Wakes) {
+        let Some(sharing) = &mut self.sharing else {
+            return;
+        };
+        match these {
+            Some(these) => {
+                let open = these.iter().filter(|id| self.connections.find(**id).is_some());
+                sharing.opened.extend(open);
+            }
+            None => {
+                let current = self.connections.current().map(|(_, connection)| connection);
+                let by_ticket = current.filter(|connection| connection.by_ticket);
+                sharing.opened.extend(by_ticket.map(|connection| connection.id));
+            }
+        }
+        wakes.share = true;
     }
 
     /// Takes the blocks made here since they were last taken.
@@ -354,14 +399,29 @@ impl State {
         }
     }
 
-    /// Ends this node's stream of a connection that another node opened later.
-    pub(super) fn opened_elsewhere(&mut self, id: ConnectionId, now: Instant, wakes: &mut Wakes) {
-        let reopened = self
-            .sharing
-            .as_ref()
-            .is_some_and(|s| s.opened.contains(&id));
-        if !reopened && let Some(index) = self.connections.find(id) {
+    /// Ends this node's stream of a connection that another node opened later, in milliseconds of
+    /// Unix time.
+    pub(super) fn opened_elsewhere(
+        &mut self,
+        id: ConnectionId,
+        since_ms: u64,
+        now: Instant,
+        wakes: &mut Wakes,
+    ) {
+        if let Some(index) = self.connections.find(id)
+            && self.connections.get(index).since_ms < since_ms
+        {
             self.count_out(index, Reason::Replaced, now, wakes);
+        }
+    }
+
+    /// From now on nothing is noted until everything is told again: nobody can be told, and what
+    /// piles up would know no bound.
+    pub(super) fn stop_sharing(&mut self) {
+        if let Some(sharing) = &mut self.sharing {
+            sharing.paused = true;
+            sharing.changed = HashMap::new();
+            sharing.order = VecDeque::new();
         }
     }
 

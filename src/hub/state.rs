@@ -127,6 +127,7 @@ impl State {
             serial,
             phase: Phase::Open,
             viewer: Viewer::Connection,
+            by_ticket: entry.by_ticket,
             memberships: SmallVec::new(),
             since_ms: entry.since_ms,
             expires: entry.expires,

@@ -18,6 +18,10 @@ pub const SERVICE: &str = "*";
 /// client chose; `c` the connection itself) and twelve of a hash.
 pub type Fingerprint = [u8; 13];
 
+/// A connection's stream: the 16 bytes of the connection's id, then 8 of when the stream was opened,
+/// in ms of Redis' time, big-endian.
+pub type Opened = [u8; 24];
+
 /// What changed in one room of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RoomChange {
@@ -46,7 +50,7 @@ pub struct Batch<'a> {
     /// The changed rooms. A room may come more than once.
     pub rooms: &'a [RoomChange],
     /// Connections whose newest stream is here.
-    pub claims: &'a [[u8; 16]],
+    pub claims: &'a [Opened],
     /// True for the last of a resync: the node is synced, and what is left of `older` is to reap.
     pub done: bool,
 }
@@ -95,7 +99,7 @@ pub struct Claim {
     /// Its place in the order of claims, from 1.
     pub number: u64,
     /// The connection.
-    pub connection: [u8; 16],
+    pub connection: Opened,
     /// The node.
     pub holder: Incarnation,
 }

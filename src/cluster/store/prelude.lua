@@ -57,7 +57,7 @@ end
 -- Reads the number of a claim; its first field is the connection, the value of that the node.
 local function claim_of(entry)
   local connection, holder = entry[2][1], entry[2][2]
-  if #connection ~= 32 or string.find(connection, '[^0-9a-f]') or not is_id(holder) then
+  if #connection ~= 48 or string.find(connection, '[^0-9a-f]') or not is_id(holder) then
     error('malformed claim')
   end
   return whole(string.match(entry[1], '^(%d+)%-0$'), 'claim')

@@ -56,7 +56,7 @@ async fn a_batch_sent_twice_counts_once_and_says_the_same() {
     let batch = Batch {
         number: 1,
         rooms: &rooms,
-        claims: &[[1; 16], [2; 16]],
+        claims: &[[1; 24], [2; 24]],
         ..a.batch()
     };
     let Flushed::Applied {
@@ -291,7 +291,7 @@ async fn an_announcement_holds_what_changed_and_whose_batches_are_in_it() {
     let batch = Batch {
         number: 1,
         rooms: &rooms,
-        claims: &[[3; 16]],
+        claims: &[[3; 24]],
         ..a.batch()
     };
     done(a.lane.flush(a.stamp, &batch).await);
@@ -306,7 +306,7 @@ async fn an_announcement_holds_what_changed_and_whose_batches_are_in_it() {
             heard.claims[0].connection,
             heard.claims[0].holder
         ),
-        (1, [3; 16], a.me)
+        (1, [3; 24], a.me)
     );
     heard.rooms.sort_by(|one, other| one.0.cmp(&other.0));
     assert_eq!(
@@ -389,7 +389,7 @@ async fn claims_are_ordered_over_all_nodes() {
     let store = TestStore::start().await;
     let (mut a, mut b) = (store.node().await, store.node().await);
     for (round, node) in [&mut a, &mut b].into_iter().enumerate() {
-        let claims = [[round as u8; 16], [9; 16]];
+        let claims = [[round as u8; 16], [9; 24]];
         let batch = Batch {
             number: 1,
             claims: &claims,
