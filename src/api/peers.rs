@@ -245,7 +245,14 @@ pub(super) async fn connection(app: &App, ask: Ask) -> Result<ConnectionInfo, Ap
 ///
 /// As [`holder`]'s, and where it is in a room that is not permitted.
 pub(super) async fn kick_connection(app: &App, ask: Ask) -> Result<(), ApiError> {
-    refused(&holder(app, ask).await?)
+    let is_here = matches!(&ask, Ask::Kick { connection, .. }
+        if app.hub().connection(id(*connection)).is_some());
+    refused(&holder(app, ask.clone()).await?)?;
+    if is_here && let Some(cluster) = app.cluster() {
+        // Meanwhile it may have come back elsewhere, where its block is not known yet.
+        cluster.tell(ask);
+    }
+    Ok(())
 }
 
 /// Has every node do something, or say whether it may be done: this one first.

@@ -18,6 +18,19 @@ use super::{
 const PATIENCE: Duration = Duration::from_millis(500);
 
 impl Cluster {
+    /// Has all other nodes do something, without waiting for what they say.
+    pub fn tell(&self, ask: Ask) {
+        let shared = &self.0;
+        let envelope = Envelope::Ask {
+            from: shared.process.bits(),
+            // Nobody waits for an answer of this number.
+            id: shared.questions.fetch_add(1, Ordering::Relaxed),
+            ask,
+        };
+        // The error says that the process ends.
+        let _ = shared.mail.send((Channel::Everybody, envelope.write()));
+    }
+
     /// Asks all other nodes; answers what they said, and whether all of them said something. Ends
     /// at the first answer that `enough` is content with.
     pub async fn ask(&self, ask: Ask, enough: fn(&Reply) -> bool) -> (Vec<Reply>, bool) {
