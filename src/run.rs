@@ -13,6 +13,7 @@ use crate::{
         token::{self, Rules, Verifier},
     },
     cli,
+    cluster::Tasks,
     config::{self, Config, KeySources, Secret},
     delivery::shards::Shards,
     server::{Server, bind, descriptors, drain},
@@ -100,7 +101,7 @@ async fn until_stopped(config: Config) -> Result<ExitCode, Box<dyn Error>> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let shards = Shards::start(app.hub(), threads, app.config().heartbeat)?;
     app.show_shards(&shards);
-    let cluster = app.join_cluster().await?;
+    let mut cluster = app.join_cluster().await?;
     let servers = listen(&app, &shards)?;
     let hub = app.hub().clone();
     let mut pulse = tokio::spawn(async move { hub.run().await });
@@ -113,6 +114,10 @@ async fn until_stopped(config: Config) -> Result<ExitCode, Box<dyn Error>> {
         () = stop.recv() => {}
         _ = &mut pulse => {
             tracing::error!("the pulse ended; the process ends");
+            return Ok(ExitCode::FAILURE);
+        }
+        () = failed(&mut cluster) => {
+            tracing::error!("a task of the cluster ended; the process ends");
             return Ok(ExitCode::FAILURE);
         }
     }
@@ -140,6 +145,14 @@ async fn until_stopped(config: Config) -> Result<ExitCode, Box<dyn Error>> {
     keys.abort();
     history.abort();
     Ok(ExitCode::SUCCESS)
+}
+
+/// Waits until a task of the cluster fails; for ever without a cluster.
+async fn failed(cluster: &mut Option<Tasks>) {
+    match cluster {
+        Some(tasks) => tasks.failed().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Waits until the streams that got their last word have it, for a moment at the most.

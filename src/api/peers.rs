@@ -3,7 +3,7 @@
 //!
 //! The same function answers this node's own handlers and the other nodes' questions.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -20,6 +20,10 @@ use crate::{
     },
 };
 
+/// Longer than any ticket or token of a stream is let last: what says more was not written by a node.
+const LONGEST: Duration = Duration::from_hours(400 * 24);
+/// Longest block, as the contract has it: a day.
+const LONGEST_BLOCK: Duration = Duration::from_hours(24);
 /// When to ask again after a node did not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -50,6 +54,11 @@ fn answer(app: &App, ask: Ask) -> Option<Reply> {
                     .collect(),
             )
         }
+        Ask::Users { rooms } => {
+            let rooms = asks::rooms(&rooms)?.into_iter();
+            let here = rooms.map(|room| (room.to_string(), hub.occupancy(&room).connections));
+            Reply::Personal(here.filter(|(_, connections)| *connections > 0).collect())
+        }
         Ask::Change {
             connection,
             change,
@@ -76,7 +85,7 @@ fn answer(app: &App, ask: Ask) -> Option<Reply> {
                 Some(texts) => Some(Arc::new(asks::patterns(&texts)?)),
                 None => None,
             };
-            let end = now + app.time_left(expires_unix);
+            let end = moment(app, expires_unix);
             shown(app, &hub.renew(id(connection), end, grants)?)
         }
         Ask::Goodbye { connection } => {
@@ -119,6 +128,11 @@ fn id(bits: u128) -> ConnectionId {
     ConnectionId::from_bits(bits)
 }
 
+/// The moment of a second of Unix time, no further away than any ticket lasts.
+fn moment(app: &App, unix_secs: u64) -> Instant {
+    Instant::now() + app.time_left(unix_secs).min(LONGEST)
+}
+
 fn wire(app: &App, info: &ConnectionInfo) -> WireConnection {
     let left = info.expires.duration_since(Instant::now());
     WireConnection::of(info, app.unix_after(left))
@@ -145,7 +159,8 @@ fn permitted(within: Option<&Patterns>, room: &RoomId) -> bool {
 
 fn kick(block_secs: u64, everywhere: bool, permitted: &dyn Fn(&RoomId) -> bool) -> Kick<'_> {
     Kick {
-        block: Duration::from_secs(block_secs),
+        // Whoever asks has checked it; what comes from elsewhere may be anything.
+        block: Duration::from_secs(block_secs).min(LONGEST_BLOCK),
         everywhere,
         permitted,
     }
@@ -224,9 +239,7 @@ fn silent() -> ApiError {
 /// As [`holder`]'s, and as the holder says.
 pub(super) async fn connection(app: &App, ask: Ask) -> Result<ConnectionInfo, ApiError> {
     match holder(app, ask).await? {
-        Reply::Connection(wire) => wire
-            .read(|unix| Instant::now() + app.time_left(unix))
-            .ok_or_else(silent),
+        Reply::Connection(wire) => wire.read(|unix| moment(app, unix)).ok_or_else(silent),
         Reply::TooManyRooms => Err(super::request::too_many_rooms(
             app.config().max_rooms_per_connection,
         )),
@@ -245,21 +258,35 @@ pub(super) async fn connection(app: &App, ask: Ask) -> Result<ConnectionInfo, Ap
 ///
 /// As [`holder`]'s, and where it is in a room that is not permitted.
 pub(super) async fn kick_connection(app: &App, ask: Ask) -> Result<(), ApiError> {
-    refused(&holder(app, ask).await?)
+    let is_here = matches!(&ask, Ask::Kick { connection, .. }
+        if app.hub().connection(id(*connection)).is_some());
+    refused(&holder(app, ask.clone()).await?)?;
+    if is_here && let Some(cluster) = app.cluster() {
+        // Meanwhile it may have come back elsewhere, where its block is not known yet.
+        cluster.tell(ask);
+    }
+    Ok(())
 }
 
 /// Has every node do something, or say whether it may be done: this one first.
 ///
 /// # Errors
 ///
-/// Where one of them finds a room that is not permitted.
+/// Where one of them finds a room that is not permitted, or did not answer: 503.
 pub(super) async fn everywhere(app: &App, ask: Ask) -> Result<(), ApiError> {
     refused(&respond(app, ask.clone()))?;
     if let Some(cluster) = app.cluster() {
-        let (replies, _) = cluster
+        let (replies, complete) = cluster
             .ask(ask, |reply| matches!(reply, Reply::Forbidden(_)))
             .await;
         replies.iter().try_for_each(refused)?;
+        if !complete {
+            return Err(ApiError::new(
+                Code::NodesUnavailable,
+                "Not every node answered; those that did have done it.",
+            )
+            .retry_after(ASK_AGAIN));
+        }
     }
     Ok(())
 }
@@ -308,7 +335,7 @@ pub(super) async fn in_room(
     for reply in replies {
         if let Reply::Connections(list, others) = reply {
             more |= others;
-            let end = |unix| Instant::now() + app.time_left(unix);
+            let end = |unix| moment(app, unix);
             infos.extend(list.iter().filter_map(|wire| wire.read(end)));
         }
     }
@@ -322,49 +349,66 @@ pub(super) async fn in_room(
 
 /// Personal rooms whose name begins so, with their numbers over all nodes.
 pub(super) async fn personal(app: &App, prefix: &str) -> Vec<(RoomId, Occupancy)> {
-    let mut rooms: std::collections::HashMap<RoomId, u32> = app
-        .hub()
-        .occupied(true, &|room| room.as_str().starts_with(prefix))
-        .into_iter()
-        .map(|(room, occupancy)| (room, occupancy.connections))
-        .collect();
-    let mut partial = false;
-    if let Some(cluster) = app.cluster() {
-        let prefix = prefix.to_owned();
-        let (replies, complete) = cluster.ask(Ask::Personal { prefix }, |_| false).await;
-        partial = !complete;
-        for reply in replies {
-            let Reply::Personal(list) = reply else {
-                continue;
-            };
-            for (name, connections) in list {
-                if let Ok(room) = RoomId::parse(&name) {
-                    *rooms.entry(room).or_default() += connections;
-                }
-            }
-        }
-    }
+    let prefix = prefix.to_owned();
+    let (rooms, partial) = users(app, Ask::Personal { prefix }).await;
+    let rooms = rooms.into_iter();
     rooms
-        .into_iter()
-        .map(|(room, connections)| {
-            let one = u32::from(connections > 0);
-            let occupancy = Occupancy {
-                viewers: one,
-                connections,
-                members: one,
-                partial,
-            };
-            (room, occupancy)
-        })
+        .map(|(room, connections)| (room, user_occupancy(connections, partial)))
         .collect()
 }
 
-/// A room's numbers: the hub knows them, but for personal rooms of several nodes.
-pub(super) async fn occupancy(app: &App, room: &RoomId) -> Occupancy {
-    if app.cluster().is_none() || !room.is_personal() {
-        return app.hub().occupancy(room);
+/// The numbers of these rooms, in their order: the hub knows them, but for personal rooms of
+/// several nodes.
+pub(super) async fn occupancies(app: &App, rooms: &[RoomId]) -> Vec<Occupancy> {
+    let personal: Vec<String> = rooms
+        .iter()
+        .filter(|room| room.is_personal())
+        .map(ToString::to_string)
+        .collect();
+    if app.cluster().is_none() || personal.is_empty() {
+        return rooms.iter().map(|room| app.hub().occupancy(room)).collect();
     }
-    let found = personal(app, room.as_str()).await;
-    let own = found.into_iter().find(|(name, _)| name == room);
-    own.map(|(_, occupancy)| occupancy).unwrap_or_default()
+    let (found, partial) = users(app, Ask::Users { rooms: personal }).await;
+    let of = |room: &RoomId| {
+        if room.is_personal() {
+            user_occupancy(found.get(room).copied().unwrap_or_default(), partial)
+        } else {
+            app.hub().occupancy(room)
+        }
+    };
+    rooms.iter().map(of).collect()
+}
+
+/// Asks all nodes for connections by personal room; whether a node did not answer.
+async fn users(app: &App, ask: Ask) -> (HashMap<RoomId, u32>, bool) {
+    let mut replies = vec![respond(app, ask.clone())];
+    let mut partial = false;
+    if let Some(cluster) = app.cluster() {
+        let (others, complete) = cluster.ask(ask, |_| false).await;
+        replies.extend(others);
+        partial = !complete;
+    }
+    let mut rooms: HashMap<RoomId, u32> = HashMap::new();
+    for reply in replies {
+        let Reply::Personal(list) = reply else {
+            continue;
+        };
+        for (name, connections) in list {
+            if let Ok(room) = RoomId::parse(&name) {
+                let all = rooms.entry(room).or_default();
+                *all = all.saturating_add(connections);
+            }
+        }
+    }
+    (rooms, partial)
+}
+
+fn user_occupancy(connections: u32, partial: bool) -> Occupancy {
+    let one = u32::from(connections > 0);
+    Occupancy {
+        viewers: one,
+        connections,
+        members: one,
+        partial,
+    }
 }

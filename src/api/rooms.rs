@@ -128,7 +128,8 @@ async fn one_count(
     known: &Known,
 ) -> Result<Response, ApiError> {
     reader.may_read(room)?;
-    let count = Count::of(room, peers::occupancy(app, room).await);
+    let numbers = peers::occupancies(app, std::slice::from_ref(room)).await;
+    let count = Count::of(room, numbers.first().copied().unwrap_or_default());
     let audience = Audience::of(reader.anonymous().open(room));
     cacheable(&count, audience, known)
 }
@@ -183,11 +184,13 @@ async fn many_counts(
     for room in &rooms {
         reader.may_read(room)?;
     }
-    let mut counts = Vec::with_capacity(rooms.len());
-    for room in &rooms {
-        counts.push(Count::of(room, peers::occupancy(app, room).await));
-    }
-    let counts = Counts { counts };
+    let numbers = peers::occupancies(app, &rooms).await;
+    let counts = rooms.iter().zip(numbers);
+    let counts = Counts {
+        counts: counts
+            .map(|(room, numbers)| Count::of(room, numbers))
+            .collect(),
+    };
     match known {
         Some(known) => {
             let public = rooms.iter().all(|room| reader.anonymous().open(room));

@@ -17,7 +17,38 @@ use super::{
 /// How long the others have to answer.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// A question or an answer on its way.
+#[derive(Debug)]
+pub(super) struct Mail {
+    channel: Channel,
+    bytes: Vec<u8>,
+    at: Instant,
+}
+
+impl Mail {
+    pub(super) fn new(channel: Channel, envelope: &Envelope) -> Self {
+        Self {
+            channel,
+            bytes: envelope.write(),
+            at: Instant::now(),
+        }
+    }
+}
+
 impl Cluster {
+    /// Has all other nodes do something, without waiting for what they say.
+    pub fn tell(&self, ask: Ask) {
+        let shared = &self.0;
+        let envelope = Envelope::Ask {
+            from: shared.process.bits(),
+            // Nobody waits for an answer of this number.
+            id: shared.questions.fetch_add(1, Ordering::Relaxed),
+            ask,
+        };
+        // The error says that the process ends.
+        let _ = shared.mail.send(Mail::new(Channel::Everybody, &envelope));
+    }
+
     /// Asks all other nodes; answers what they said, and whether all of them said something. Ends
     /// at the first answer that `enough` is content with.
     pub async fn ask(&self, ask: Ask, enough: fn(&Reply) -> bool) -> (Vec<Reply>, bool) {
@@ -40,7 +71,7 @@ impl Cluster {
         };
         if shared
             .mail
-            .send((Channel::Everybody, envelope.write()))
+            .send(Mail::new(Channel::Everybody, &envelope))
             .is_err()
         {
             return (Vec::new(), false);
@@ -91,7 +122,7 @@ impl Shared {
                     reply: respond(ask),
                 };
                 // The error says that the process ends.
-                let _ = self.mail.send((Channel::Node(from), answer.write()));
+                let _ = self.mail.send(Mail::new(Channel::Node(from), &answer));
             }
             Envelope::Answer { from, id, reply } => {
                 let asked = self.asked.lock();
@@ -112,13 +143,15 @@ impl Shared {
 
     /// Sends questions and answers on their way; one that fails is for nobody by the time that
     /// Redis is back.
-    pub(super) async fn post(
-        self: Arc<Self>,
-        mut mail: mpsc::UnboundedReceiver<(Channel, Vec<u8>)>,
-    ) {
+    pub(super) async fn post(self: Arc<Self>, mut mail: mpsc::UnboundedReceiver<Mail>) {
         let mut lane = self.redis.lane();
-        while let Some((channel, bytes)) = mail.recv().await {
-            let sent = tokio::time::timeout(PATIENCE, lane.send(channel, &bytes)).await;
+        while let Some(letter) = mail.recv().await {
+            // Whoever asked has given up by now, and would be surprised by what is done still.
+            if letter.at.elapsed() > PATIENCE {
+                continue;
+            }
+            let send = lane.send(letter.channel, &letter.bytes);
+            let sent = tokio::time::timeout(PATIENCE, send).await;
             if let Ok(sent) = sent {
                 let _ = self.called("send", sent);
             }

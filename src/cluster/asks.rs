@@ -35,6 +35,11 @@ pub enum Ask {
         /// The beginning, `user:` included.
         prefix: String,
     },
+    /// Of these users, those who are here.
+    Users {
+        /// Their personal rooms.
+        rooms: Vec<String>,
+    },
     /// Change the rooms of a connection.
     Change {
         /// The connection's bits.

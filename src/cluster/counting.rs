@@ -1,15 +1,19 @@
 //! The numbers' way out and back: batches, the lease, totals read again, lapsed nodes reaped.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     Shared, pause,
-    store::{Batch, Card, Flushed, Incarnation, Lane, Leased},
-    view::{Frozen, Place},
+    store::{Batch, Card, Flushed, Incarnation, Lane, Leased, Opened, Stamp},
+    view::{Frozen, Place, Taken},
 };
-use crate::hub::RoomId;
+use crate::hub::{ConnectionId, RoomId};
 
 /// Shortest time between two batches.
 const FLUSH: Duration = Duration::from_millis(50);
@@ -48,7 +52,7 @@ impl Shared {
         loop {
             let waiting = {
                 let view = self.view.lock();
-                view.resync || view.telling || view.has_claims()
+                view.resync || view.telling
             };
             if !waiting && frozen.is_none() && !self.hub.has_parts() && announce_at.is_none() {
                 tokio::select! {
@@ -102,7 +106,10 @@ impl Shared {
             self.turn(epoch, version);
         }
         if self.view.lock().resync {
-            *frozen = None;
+            if let Some(dropped) = frozen.take() {
+                let again: Vec<ConnectionId> = dropped.claims.iter().map(|(id, _)| *id).collect();
+                self.hub.claim_again(Some(&again));
+            }
             self.begin(lane).await?;
         }
         let batch = match frozen.take() {
@@ -115,14 +122,16 @@ impl Shared {
             *frozen = None;
             return self.send_blocks(lane).await;
         }
-        let claims: Vec<[u8; 16]> = batch
-            .claims
-            .iter()
-            .map(|id| id.to_bits().to_be_bytes())
-            .collect();
-        let (stamp, me, older) = {
+        let (stamp, me, older, claims) = {
             let view = self.view.lock();
-            (view.stamp(), view.me, view.older)
+            let opened = |(id, since_ms): &(ConnectionId, u64)| {
+                let mut opened = [0; 24];
+                opened[..16].copy_from_slice(&id.to_bits().to_be_bytes());
+                opened[16..].copy_from_slice(&view.redis_time(*since_ms).to_be_bytes());
+                opened
+            };
+            let claims: Vec<Opened> = batch.claims.iter().map(opened).collect();
+            (view.stamp(), view.me, view.older, claims)
         };
         let sent = Batch {
             incarnation: me,
@@ -134,12 +143,11 @@ impl Shared {
         };
         let answer = self.called("flush", lane.flush(stamp, &sent).await)?;
         match self.done(answer) {
-            Some(Flushed::Applied {
-                claims_from,
-                announce_in,
-            }) => {
+            Some(Flushed::Applied { announce_in, .. }) => {
                 let mut view = self.view.lock();
-                view.acknowledge(batch, claims_from);
+                if view.stamp().epoch == stamp.epoch && view.me == me {
+                    view.acknowledge(batch);
+                }
                 if view.reload {
                     self.reread.notify_one();
                 }
@@ -158,11 +166,14 @@ impl Shared {
 
     fn freeze(&self) -> Frozen {
         let mut view = self.view.lock();
-        view.opened(self.hub.take_opened());
+        if std::mem::take(&mut view.claim_again) {
+            self.hub.claim_again(None);
+        }
+        let claims = self.hub.take_opened(CLAIMS);
         let parts = self.hub.take_parts(ROOMS, MOVES, view.next_batch());
         self.blocks.lock().extend(self.hub.take_blocks());
         let done = !self.hub.has_parts();
-        view.freeze(parts, CLAIMS, done)
+        view.freeze(parts, claims, done)
     }
 
     /// Takes a fresh incarnation, under which everything is told again.
@@ -216,11 +227,11 @@ impl Shared {
             else {
                 continue;
             };
-            self.leased(leased, me, acknowledged);
+            self.leased(leased, stamp, me, acknowledged);
         }
     }
 
-    fn leased(&self, leased: Leased, me: Incarnation, acknowledged: u64) {
+    fn leased(&self, leased: Leased, stamp: Stamp, me: Incarnation, acknowledged: u64) {
         let now = Instant::now();
         for incarnation in leased.lapsed {
             // The error says that the process ends.
@@ -232,7 +243,12 @@ impl Shared {
             let of = |node: &super::store::Node| (node.card.name.clone(), node.card.since_ms);
             of(a).cmp(&of(b)).then(a.lag_ms.cmp(&b.lag_ms))
         });
+        nodes.dedup_by_key(|node| (node.card.name.clone(), node.card.since_ms));
         let mut view = self.view.lock();
+        if view.stamp().epoch != stamp.epoch {
+            return;
+        }
+        view.compare_clocks(leased.now_ms, unix_ms());
         let older = view.older;
         nodes.retain(|node| Some(node.incarnation) != older);
         let synced = nodes.iter().filter(|node| node.card.synced).count();
@@ -263,7 +279,7 @@ impl Shared {
                 self.reread.notified().await;
                 continue;
             }
-            self.view.lock().reload = false;
+            self.view.lock().begin_reading();
             if self.read_totals(&mut lane).await.is_none() {
                 self.view.lock().reload = true;
                 pause(RETRY).await;
@@ -314,16 +330,16 @@ impl Shared {
             if claims.is_empty() {
                 return Some(());
             }
-            self.take_in(&claims);
+            let taken = self.view.lock().read_claims(&claims);
+            self.give_up(&taken);
         }
     }
 
-    /// Ends the streams of connections that another node holds now.
-    fn take_in(&self, claims: &[super::store::Claim]) {
-        let mut view = self.view.lock();
-        let lost = view.claimed(claims);
-        for connection in lost {
-            self.hub.opened_elsewhere(connection, Instant::now());
+    /// Ends this node's streams of connections that another node opened later.
+    pub(super) fn give_up(&self, taken: &[Taken]) {
+        for (connection, since_ms) in taken {
+            let now = Instant::now();
+            self.hub.opened_elsewhere(*connection, *since_ms, now);
         }
     }
 
@@ -372,6 +388,11 @@ impl Shared {
                 self.hub.set_elsewhere(&news, view.applied(), now);
             }
             let partial = view.is_partial(now);
+            if !view.is_near(now) && view.epoch().is_some() && !view.resync {
+                // Its lease ends before anybody can be told: everything will be told again.
+                view.resync = true;
+                self.hub.stop_sharing();
+            }
             drop(view);
             if partial != shown {
                 shown = partial;
@@ -381,4 +402,10 @@ impl Shared {
             }
         }
     }
+}
+
+/// This node's clock, in milliseconds of Unix time.
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }

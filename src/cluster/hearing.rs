@@ -61,11 +61,9 @@ impl Shared {
         let now = Instant::now();
         let mut view = self.view.lock();
         let before = view.epoch();
-        let (news, lost) = view.hear(announcement, now);
+        let (news, taken) = view.hear(announcement, now);
         self.hub.set_elsewhere(&news, view.applied(), now);
-        for connection in lost {
-            self.hub.opened_elsewhere(connection, now);
-        }
+        self.give_up(&taken);
         let (turned, reload) = (view.epoch() != before, view.reload);
         drop(view);
         if turned {

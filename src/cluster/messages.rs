@@ -162,6 +162,11 @@ impl Cluster {
             let mut lane = shared.outbox.lane.lock().await;
             let lane = lane.get_or_insert_with(|| shared.redis.lane());
             for _ in 0..2 {
+                // Another one may have found out meanwhile.
+                let waits = !shared.outbox.own.lock().queue.is_empty();
+                if waits || !shared.view.lock().is_near(Instant::now()) {
+                    break;
+                }
                 if let Some((epoch, ordered)) = shared.append(lane, &message).await {
                     return match ordered {
                         Ordered::Ordered {
@@ -179,9 +184,6 @@ impl Cluster {
                         }),
                         Ordered::Conflict => Err(Conflict.into()),
                     };
-                }
-                if !shared.view.lock().is_near(Instant::now()) {
-                    break;
                 }
             }
         }
@@ -341,6 +343,7 @@ impl Shared {
         let mut own = self.outbox.own.lock();
         if let Some(number) = own_number {
             if own.delivered.remove(&number) {
+                self.hub.realign(entry.position);
                 return;
             }
             let position = Position {

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-use super::{Shared, asks::Envelope, store::Channel};
+use super::{Shared, asking::Mail, asks::Envelope, store::Channel};
 use crate::{
     history::{History, Range, Step},
     hub::RoomId,
@@ -150,7 +150,7 @@ impl Shared {
                 let from = self.process.bits();
                 let envelope = Envelope::Minute { from, at, steps };
                 // The error says that the process ends.
-                let _ = self.mail.send((Channel::Everybody, envelope.write()));
+                let _ = self.mail.send(Mail::new(Channel::Everybody, &envelope));
             }
         }
     }

@@ -99,7 +99,7 @@ struct Shared {
     asked: Mutex<HashMap<u64, mpsc::UnboundedSender<(Incarnation, Reply)>>>,
     questions: AtomicU64,
     /// The way out for questions and answers.
-    mail: mpsc::UnboundedSender<(store::Channel, Vec<u8>)>,
+    mail: mpsc::UnboundedSender<asking::Mail>,
     outbox: Outbox,
     minutes: Option<Minutes>,
     calls: AtomicU64,
@@ -109,8 +109,13 @@ struct Shared {
 
 /// The tasks of a cluster; they end when this is dropped.
 #[derive(Debug)]
-pub struct Tasks {
-    _running: JoinSet<()>,
+pub struct Tasks(JoinSet<()>);
+
+impl Tasks {
+    /// Waits until one of them ends, which none does by itself: it failed. Cancel safe.
+    pub async fn failed(&mut self) {
+        self.0.join_next().await;
+    }
 }
 
 /// What a cluster did since the start, for metrics.
@@ -191,7 +196,7 @@ impl Cluster {
         } else {
             hub.set_partial(false, &|_| Duration::ZERO, Instant::now());
         }
-        Ok((cluster, Tasks { _running: tasks }))
+        Ok((cluster, Tasks(tasks)))
     }
 
     /// Who is leased, this node included, and how old that knowledge is.

@@ -29,6 +29,9 @@ const PAST: usize = 8;
 /// A room, or the service as a whole.
 pub(super) type Place = Option<RoomId>;
 
+/// A connection that another node opened, and when, in milliseconds of Unix time.
+pub(super) type Taken = (ConnectionId, u64);
+
 /// What the hub is to be told.
 pub(super) type News = Vec<(Place, Occupancy)>;
 
@@ -87,21 +90,13 @@ struct Held {
     others: HashMap<Place, Occupancy>,
 }
 
-/// A claim of this node to hold a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Claimed {
-    /// Not acknowledged.
-    Waiting,
-    /// With its place in the order of all claims.
-    Numbered(u64),
-}
-
 /// What goes out in one call, unchanged until it is acknowledged.
 #[derive(Debug, Default)]
 pub(super) struct Frozen {
     pub(super) number: u64,
     pub(super) rooms: Vec<RoomChange>,
-    pub(super) claims: Vec<ConnectionId>,
+    /// Streams opened here by ticket.
+    pub(super) claims: Vec<Taken>,
     /// True where it is the last one of a resync.
     pub(super) done: bool,
 }
@@ -138,9 +133,22 @@ pub(super) struct View {
     /// True once all totals were read.
     loaded: bool,
     last_heard: Option<Instant>,
-    claims: HashMap<ConnectionId, Claimed>,
-    unclaimed: VecDeque<ConnectionId>,
+    /// The newest claim that was heard or read, none before it missing.
     pub(super) claims_seen: u64,
+    /// Redis' clock ahead of this node's, in milliseconds.
+    clock_ahead: i64,
+    /// The newest announcement heard.
+    heard: u64,
+    /// True from a missing announcement until it is known again which own batches are announced.
+    unsure: bool,
+    /// True while totals are being read.
+    reading: bool,
+    /// True once all totals of this epoch were read.
+    current: bool,
+    /// Epochs before this one, newest first.
+    past_epochs: VecDeque<Epoch>,
+    /// True where all streams opened by ticket are to be claimed again.
+    pub(super) claim_again: bool,
     /// Nodes seen in the lease's answer before, that had not told everything then.
     unsynced_since: Option<Instant>,
     nodes: usize,
@@ -171,9 +179,14 @@ impl View {
             reload: true,
             loaded: false,
             last_heard: None,
-            claims: HashMap::new(),
-            unclaimed: VecDeque::new(),
             claims_seen: 0,
+            clock_ahead: 0,
+            heard: 0,
+            unsure: false,
+            reading: false,
+            current: false,
+            past_epochs: VecDeque::new(),
+            claim_again: false,
             unsynced_since: None,
             nodes: 0,
             synced: 0,
@@ -236,9 +249,17 @@ impl View {
         if self.epoch == Some(epoch) {
             return;
         }
-        let first = self.epoch.is_none();
-        self.epoch = Some(epoch);
+        let before = self.epoch.replace(epoch);
+        self.past_epochs.retain(|past| *past != epoch);
+        if let Some(before) = before {
+            self.past_epochs.push_front(before);
+            self.past_epochs.truncate(PAST);
+        }
         self.version = version;
+        self.heard = version;
+        self.unsure = false;
+        self.current = false;
+        self.claim_again = before.is_some();
         self.resync = true;
         self.reload = true;
         self.older = None;
@@ -248,7 +269,7 @@ impl View {
         self.read_at = (0, 0);
         self.leased_version = 0;
         self.block_again = true;
-        if first {
+        if before.is_none() {
             return;
         }
         let mut others: HashMap<Place, Occupancy> = self
@@ -292,7 +313,8 @@ impl View {
     /// of the hold.
     pub(super) fn let_go(&mut self, synced: usize, now: Instant) -> News {
         let over = |held: &Held| {
-            now >= held.until || (synced >= held.nodes && self.loaded && !self.reload)
+            let read = self.current && !self.reload && !self.reading;
+            now >= held.until || (synced >= held.nodes && read)
         };
         if !self.held.as_ref().is_some_and(over) {
             return News::new();
@@ -348,26 +370,11 @@ impl View {
                 places.push(place.clone());
             }
         }
-        let waiting = self.claims.iter().filter(|(_, c)| **c == Claimed::Waiting);
-        let waiting: Vec<ConnectionId> = waiting.map(|(id, _)| *id).collect();
-        for id in waiting {
-            if !self.unclaimed.contains(&id) {
-                self.unclaimed.push_back(id);
-            }
-        }
         places
     }
 
-    /// Notes connections opened here by ticket, to be claimed.
-    pub(super) fn opened(&mut self, connections: Vec<ConnectionId>) {
-        for connection in connections {
-            self.claims.insert(connection, Claimed::Waiting);
-            self.unclaimed.push_back(connection);
-        }
-    }
-
     /// Puts what changed into the next batch, which stays as it is until it is acknowledged.
-    pub(super) fn freeze(&mut self, parts: Vec<Part>, most_claims: usize, done: bool) -> Frozen {
+    pub(super) fn freeze(&mut self, parts: Vec<Part>, claims: Vec<Taken>, done: bool) -> Frozen {
         let number = self.next_batch;
         self.next_batch += 1;
         let mut rooms = Vec::with_capacity(parts.len());
@@ -380,7 +387,7 @@ impl View {
             let ((came, members_came), (went, members_went)) = (of(&part.came), of(&part.went));
             known.named = (known.named + came).saturating_sub(went);
             known.members = (known.members + members_came).saturating_sub(members_went);
-            if known.settled_at == u64::MAX {
+            if known.settled_at == u64::MAX && part.whole {
                 known.settled_at = number;
             }
             let share = Share {
@@ -397,11 +404,10 @@ impl View {
                 remove: part.went,
             });
         }
-        let claims = most_claims.min(self.unclaimed.len());
         Frozen {
             number,
             rooms,
-            claims: self.unclaimed.drain(..claims).collect(),
+            claims,
             done: done && self.telling,
         }
     }
@@ -428,23 +434,9 @@ impl View {
         self.applied
     }
 
-    /// True where claims wait to go out.
-    pub(super) fn has_claims(&self) -> bool {
-        !self.unclaimed.is_empty()
-    }
-
-    /// Notes that a batch is in Redis; its claims are numbered from `first` on.
-    pub(super) fn acknowledge(&mut self, frozen: &Frozen, first: u64) {
+    /// Notes that a batch is in Redis.
+    pub(super) fn acknowledge(&mut self, frozen: &Frozen) {
         self.acknowledged = frozen.number;
-        for (number, id) in (first..).zip(&frozen.claims) {
-            if let Some(claimed) = self.claims.get_mut(id) {
-                *claimed = Claimed::Numbered(number);
-            }
-            if number <= self.claims_seen {
-                // Everybody else's claims before it are known already.
-                self.claims.remove(id);
-            }
-        }
         if frozen.done {
             self.older = None;
             self.telling = false;
@@ -453,29 +445,46 @@ impl View {
         }
     }
 
-    /// Takes in an announcement; answers what the hub is to be told, and the connections that
-    /// were opened elsewhere.
-    pub(super) fn hear(
-        &mut self,
-        announcement: &Announcement,
-        now: Instant,
-    ) -> (News, Vec<ConnectionId>) {
-        if self.epoch.is_none() {
-            return (News::new(), Vec::new());
+    /// Redis' time of a moment of this node's clock, both in milliseconds.
+    pub(super) fn redis_time(&self, unix_ms: u64) -> u64 {
+        unix_ms.saturating_add_signed(self.clock_ahead)
+    }
+
+    /// Notes by how much Redis' clock is ahead of this node's.
+    pub(super) fn compare_clocks(&mut self, redis_ms: u64, unix_ms: u64) {
+        let ahead = i128::from(redis_ms) - i128::from(unix_ms);
+        self.clock_ahead = i64::try_from(ahead).unwrap_or_default();
+    }
+
+    /// Takes in an announcement; answers what the hub is to be told, and the streams that others
+    /// opened.
+    pub(super) fn hear(&mut self, announcement: &Announcement, now: Instant) -> (News, Vec<Taken>) {
+        let nothing = (News::new(), Vec::new());
+        if self.epoch.is_none() || self.past_epochs.contains(&announcement.epoch) {
+            return nothing;
         }
         self.turn(announcement.epoch, announcement.version, now);
-        if announcement.version > self.version + 1 {
-            self.reload = true;
+        let taken = self.claimed(&announcement.claims);
+        if announcement.version <= self.heard {
+            // Late or twice: what it says was read or is read again.
+            self.reload |= announcement.version < self.heard;
+            return (nothing.0, taken);
         }
+        let gap = announcement.version > self.heard + 1;
+        self.heard = announcement.version;
         self.version = self.version.max(announcement.version);
+        self.unsure |= gap;
+        self.reload |= gap;
         let listed = announcement.applied.iter().find(|(who, _)| *who == self.me);
         if let Some((_, batch)) = listed {
             self.applied = self.applied.max(*batch);
+        } else if self.unsure {
+            // Which of this node's batches these totals hold was said by one that is missing.
+            return (nothing.0, taken);
         } else if announcement.version > self.read_at.0 {
             // Nothing of this node came in since the totals were read.
             self.applied = self.applied.max(self.read_at.1);
         }
-        let lost = self.claimed(&announcement.claims);
         let applied = self.applied;
         let rooms = announcement.rooms.iter();
         let news = rooms
@@ -483,30 +492,42 @@ impl View {
                 self.learn(room, *total, announcement.version, applied, true)
             })
             .collect();
-        (news, lost)
+        (news, taken)
     }
 
-    /// Takes in claims; answers the connections that another node holds now.
-    pub(super) fn claimed(&mut self, claims: &[Claim]) -> Vec<ConnectionId> {
-        let mut lost = Vec::new();
+    /// Takes in claims; answers the streams that others opened.
+    pub(super) fn claimed(&mut self, claims: &[Claim]) -> Vec<Taken> {
+        let mut taken = Vec::new();
         for claim in claims {
-            self.claims_seen = self.claims_seen.max(claim.number);
-            let id = ConnectionId::from_bits(u128::from_be_bytes(claim.connection));
-            let mine = claim.holder == self.me || self.past.contains(&claim.holder);
-            match self.claims.get(&id) {
-                Some(Claimed::Numbered(number)) if mine && *number <= claim.number => {
-                    self.claims.remove(&id);
-                }
-                Some(Claimed::Waiting) => {}
-                Some(Claimed::Numbered(number)) if *number > claim.number => {}
-                _ if mine => {}
-                _ => {
-                    self.claims.remove(&id);
-                    lost.push(id);
-                }
+            match claim.number.checked_sub(self.claims_seen) {
+                Some(1) => self.claims_seen = claim.number,
+                // Some between are missing, and are read.
+                Some(2..) => self.reload = true,
+                Some(0) | None => {}
+            }
+            if claim.holder != self.me && !self.past.contains(&claim.holder) {
+                taken.push(self.read_claim(claim));
             }
         }
-        lost
+        taken
+    }
+
+    /// The same for a page of claims as read, which lacks none but those that are not kept.
+    pub(super) fn read_claims(&mut self, claims: &[Claim]) -> Vec<Taken> {
+        if let Some(first) = claims.first() {
+            self.claims_seen = self.claims_seen.max(first.number.saturating_sub(1));
+        }
+        self.claimed(claims)
+    }
+
+    fn read_claim(&self, claim: &Claim) -> Taken {
+        let (id, since) = claim.connection.split_at(16);
+        let id = id.try_into().map(u128::from_be_bytes).unwrap_or_default();
+        let since = since.try_into().map(u64::from_be_bytes).unwrap_or_default();
+        (
+            ConnectionId::from_bits(id),
+            since.saturating_add_signed(self.clock_ahead.saturating_neg()),
+        )
     }
 
     /// Takes in totals as read at `version`, with this node's batches up to `applied` in them.
@@ -515,6 +536,12 @@ impl View {
         rooms
             .filter_map(|(room, total)| self.learn(room, *total, version, applied, false))
             .collect()
+    }
+
+    /// Notes that a reading of all totals begins.
+    pub(super) fn begin_reading(&mut self) {
+        self.reload = false;
+        self.reading = true;
     }
 
     /// Notes that totals, claims and blocks were all read.
@@ -545,6 +572,10 @@ impl View {
         self.known.retain(|_, known| !known.is_blank());
         self.version = self.version.max(version);
         self.read_at = (version, applied);
+        self.heard = self.heard.max(version);
+        self.unsure = false;
+        self.reading = false;
+        self.current = true;
         self.shown(news)
     }
 
@@ -561,6 +592,10 @@ impl View {
             // What is no room's name is nobody's: somebody else wrote it.
             name => Some(RoomId::parse(name).ok()?),
         };
+        if announced && version <= self.read_at.0 && !self.known.contains_key(&place) {
+            // Late: when the totals were read, nobody was there any more.
+            return None;
+        }
         let known = self.known.entry(place.clone()).or_default();
         // A reading at a version may hold more than the announcement of that version.
         let newer = if announced {

@@ -353,13 +353,17 @@ impl State {
         };
         match these {
             Some(these) => {
-                let open = these.iter().filter(|id| self.connections.find(**id).is_some());
+                let open = these
+                    .iter()
+                    .filter(|id| self.connections.find(**id).is_some());
                 sharing.opened.extend(open);
             }
             None => {
                 let current = self.connections.current().map(|(_, connection)| connection);
                 let by_ticket = current.filter(|connection| connection.by_ticket);
-                sharing.opened.extend(by_ticket.map(|connection| connection.id));
+                sharing
+                    .opened
+                    .extend(by_ticket.map(|connection| connection.id));
             }
         }
         wakes.share = true;

@@ -34,7 +34,7 @@ struct Scene {
     member: Viewer,
     anonymous: Viewer,
     watcher: Viewer,
-    before: Totals,
+    before: Vec<Totals>,
 }
 
 impl Scene {
@@ -49,8 +49,9 @@ impl Scene {
         member.wait_for_count((2, 2, 1)).await;
         anonymous.wait_for_count((2, 2, 1)).await;
         watcher.wait_for_count((2, 2, 1)).await;
+        app.settle().await;
         Self {
-            before: app.hub().totals(),
+            before: app.totals(),
             app,
             member,
             anonymous,
@@ -67,7 +68,7 @@ impl Scene {
             panic!("{what} is answered with {found}: {}", answer.text().await);
         }
         answer.expect_problem(status, code).await;
-        assert_eq!(self.app.hub().totals(), self.before, "{what}");
+        assert_eq!(self.app.totals(), self.before, "{what}");
         assert_eq!(self.app.count("1").await, (2, 2, 1), "{what}");
     }
 
@@ -697,11 +698,13 @@ async fn an_unknown_connection_is_not_found() {
     let mut scene = Scene::new().await;
     let gone = scene.app.join("1").await;
     let connection = gone.connection().to_owned();
+    scene.app.settle().await;
     drop(gone);
     scene.anonymous.wait_for_count((2, 2, 1)).await;
     scene.member.wait_for_count((2, 2, 1)).await;
     scene.watcher.wait_for_count((2, 2, 1)).await;
-    scene.before = scene.app.hub().totals();
+    scene.app.settle().await;
+    scene.before = scene.app.totals();
     for connection in [connection.as_str(), &"0".repeat(32)] {
         for (method, call, body) in CONNECTION_CALLS {
             let path = format!("/v1/connections/{connection}{call}");

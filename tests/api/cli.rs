@@ -122,14 +122,14 @@ async fn a_token_of_the_command_line_is_one_that_the_service_takes() {
     let text = stdout(&output);
     let token = text.strip_suffix('\n').expect("a line");
     assert!(!token.contains('\n'), "it is the only line");
-    let app = TestApp::new();
-    let claims = app.app.verifier().verify(token).await;
+    let app = TestApp::of_one_node(&[]);
+    let claims = app.app().verifier().verify(token).await;
     let claims = claims.expect("the service takes it");
     assert_eq!(claims.user.as_str(), "7");
     assert_eq!(format!("{:?}", claims.scopes), "{Read, Publish}");
     let rooms = claims.rooms.as_ref().expect("the claim is there");
     assert_eq!(rooms.iter().collect::<Vec<_>>(), ["blog:*", "match:1"]);
-    let left = app.app.time_left(claims.expires_unix);
+    let left = app.app().time_left(claims.expires_unix);
     let expected = Duration::from_secs(7_190)..=Duration::from_secs(7_200);
     assert!(expected.contains(&left), "{left:?}");
     let headers = bearer(token);

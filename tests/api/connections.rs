@@ -511,7 +511,8 @@ async fn a_kick_with_no_block_lets_the_viewer_come_back_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_block_may_last_a_day_and_no_longer() {
-    let app = TestApp::new();
+    // Two nodes would renew their leases all day.
+    let app = TestApp::of_one_node(&[]);
     let viewer = app.join("1").await;
     let path = format!("/v1/connections/{}", viewer.connection());
     let manager = bearer(&admin());

@@ -92,7 +92,7 @@ async fn the_dashboard_is_the_operators_alone_where_they_have_a_listener_of_thei
             .expect_problem(404, "not_found")
             .await;
     }
-    let theirs = routes(app.app.config(), Face::Operators);
+    let theirs = routes(app.app().config(), Face::Operators);
     for path in ["/dashboard", "/dashboard/{file}", "/v1/stats", "/v1/join"] {
         assert!(theirs.iter().any(|(route, _)| *route == path), "{path}");
     }

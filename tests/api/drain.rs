@@ -65,7 +65,7 @@ async fn drained(app: &TestApp, streams: usize) -> Vec<End> {
 
 #[tokio::test(start_paused = true)]
 async fn a_draining_node_is_alive_and_not_ready() {
-    let app = TestApp::new();
+    let app = TestApp::of_one_node(&[]);
     assert_eq!(app.get("/readyz", &[]).await.status, 200);
     app.hub().drain();
     let ready = app.get("/readyz", &[]).await;
@@ -75,7 +75,7 @@ async fn a_draining_node_is_alive_and_not_ready() {
 
 #[tokio::test(start_paused = true)]
 async fn a_draining_node_answers_its_back_ends() {
-    let app = TestApp::new();
+    let app = TestApp::of_one_node(&[]);
     let mut viewer = app.join("1").await;
     assert_eq!(viewer.next_count().await, (1, 1, 0));
     app.hub().drain();
@@ -94,7 +94,7 @@ async fn a_draining_node_answers_its_back_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn a_new_stream_is_refused_softly_by_a_draining_node() {
-    let app = TestApp::new();
+    let app = TestApp::of_one_node(&[]);
     let joined = app.post("/v1/join", &[], json!({"blog_id": 1})).await;
     let joined = joined.json().await;
     let by_ticket = joined["stream_url"].as_str().expect("a URL").to_owned();
@@ -118,7 +118,7 @@ async fn a_new_stream_is_refused_softly_by_a_draining_node() {
 
 #[tokio::test(start_paused = true)]
 async fn a_join_by_post_is_refused_by_a_draining_node() {
-    let app = TestApp::new();
+    let app = TestApp::of_one_node(&[]);
     app.hub().drain();
     for headers in [&[][..], &[("accept", "text/event-stream")]] {
         let refused = app.post("/v1/join", headers, json!({"blog_id": 1})).await;
@@ -143,13 +143,13 @@ async fn a_stream_admitted_just_before_the_drain_never_connects() {
 
 #[tokio::test(start_paused = true)]
 async fn every_open_stream_is_told_of_the_shutdown() {
-    let ends = drained(&TestApp::new(), 50).await;
+    let ends = drained(&TestApp::of_one_node(&[]), 50).await;
     assert!(ends.iter().all(|end| end.reason == "shutdown"), "{ends:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn ends_are_spread_over_the_time_of_the_drain() {
-    let ends = drained(&TestApp::new(), 100).await;
+    let ends = drained(&TestApp::of_one_node(&[]), 100).await;
     let by = |time: u64| {
         let time = Duration::from_secs(time);
         ends.iter().filter(|end| end.after <= time).count()
@@ -162,7 +162,7 @@ async fn ends_are_spread_over_the_time_of_the_drain() {
 
 #[tokio::test(start_paused = true)]
 async fn readers_are_told_to_come_back_at_different_times() {
-    let ends = drained(&TestApp::new(), 50).await;
+    let ends = drained(&TestApp::of_one_node(&[]), 50).await;
     let waits: BTreeSet<u64> = ends.iter().map(|end| end.retry).collect();
     assert!(waits.len() > 25, "{waits:?}");
     assert!(waits.iter().all(|wait| (1_000..=10_000).contains(wait)));
@@ -170,7 +170,7 @@ async fn readers_are_told_to_come_back_at_different_times() {
 
 #[tokio::test(start_paused = true)]
 async fn whoever_is_still_there_sees_the_others_go() {
-    let app = TestApp::new();
+    let app = TestApp::of_one_node(&[]);
     let ends = drained(&app, 4).await;
     let last = ends.last().expect("there are four");
     assert!(last.told.ends_with(&[4, 3, 2, 1]), "{last:?}");
@@ -180,7 +180,7 @@ async fn whoever_is_still_there_sees_the_others_go() {
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_with_nobody_there_is_over_at_once() {
-    let app = TestApp::new();
+    let app = TestApp::of_one_node(&[]);
     let start = Instant::now();
     assert!(drain::run(app.hub(), DRAIN).await);
     assert!(start.elapsed() < Duration::from_millis(100));
@@ -188,7 +188,7 @@ async fn a_drain_with_nobody_there_is_over_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn the_grace_of_broken_streams_does_not_hold_a_drain_up() {
-    let app = TestApp::with(&[("leave_grace", "60s")]);
+    let app = TestApp::of_one_node(&[("leave_grace", "60s")]);
     drop(app.join("1").await);
     assert_eq!(app.count("1").await, (1, 1, 0));
     let start = Instant::now();

@@ -3,28 +3,41 @@
 //! [`TestApp`] calls the router as a tower service, without a socket, or with `TEST_DELIVERY=shards`
 //! in the environment the service over sockets; a [`Viewer`] reads the events of a stream and leaves
 //! when it is dropped.
+//!
+//! With `TEST_STORE=redis` the service is two nodes that share a Redis, and each request goes to the
+//! other one than the request before: what one of them streams, the other one is asked about.
 
-use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
+use std::{
+    collections::BTreeMap,
+    ops::RangeInclusive,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use axum::{
     Router,
     body::Body,
-    http::{HeaderMap, Method, Request, StatusCode},
+    http::{HeaderMap, Method, Request, Response, StatusCode},
 };
 use http_body_util::BodyExt;
 use livecount::{
     app::{App, Face},
     auth::token::{self, Rules},
-    config::Config,
-    hub::Hub,
+    cluster,
+    config::{Config, Secret},
+    hub::{Hub, Totals},
     run,
     server::client::Peer,
 };
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
+use tokio::{
+    sync::OnceCell,
+    task::JoinHandle,
+    time::{Instant, sleep, timeout_at},
+};
 use tower::ServiceExt;
 
-use crate::sockets::Sockets;
+use crate::{sockets::Sockets, store::Link};
 
 /// The HS256 secret of every test service.
 pub(crate) const SECRET: &str = "the-secret-of-the-tests-has-32-bytes-or-more";
@@ -32,18 +45,46 @@ pub(crate) const SECRET: &str = "the-secret-of-the-tests-has-32-bytes-or-more";
 /// How long a test waits for what must come; with a paused clock no time at all.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Time in which a change on one node is on the other one: a batch waits for 50 ms, and its
+/// announcement for 25 ms. With a paused clock no time at all.
+const REACH: Duration = Duration::from_millis(150);
+
+/// How long numbers may be on their way in which one viewer on two nodes is still two.
+const ON_ITS_WAY: Duration = Duration::from_secs(1);
+
 /// A service in this process, with its pulse running.
 pub(crate) struct TestApp {
-    pub(crate) app: App,
+    /// One, or two that share a store.
+    nodes: Vec<Node>,
+    store: Option<Store>,
+    /// How many requests were sent.
+    sent: AtomicUsize,
+}
+
+/// One node of a service.
+struct Node {
+    app: App,
     router: Router,
     pulse: JoinHandle<()>,
     /// What requests go over; without, streams stay the bodies of their answers.
     sockets: Option<Sockets>,
 }
 
+/// What nodes share.
+struct Store {
+    _link: Link,
+    /// The nodes' part in it, from the first request on.
+    joined: OnceCell<Vec<cluster::Tasks>>,
+}
+
 /// True where this run is to send requests over sockets, and to deliver streams by a shard.
 fn by_shards() -> bool {
     std::env::var_os("TEST_DELIVERY").is_some_and(|delivery| delivery == "shards")
+}
+
+/// True where in this run a service is two nodes that share a Redis.
+fn on_two_nodes() -> bool {
+    std::env::var_os("TEST_STORE").is_some_and(|store| store == "redis")
 }
 
 impl TestApp {
@@ -54,57 +95,122 @@ impl TestApp {
 
     /// One with these settings beside, by their names: `("push_interval", "50ms")`.
     pub(crate) fn with(settings: &[(&str, &str)]) -> Self {
-        Self::delivering(settings, by_shards())
+        Self::made(settings, by_shards(), on_two_nodes())
+    }
+
+    /// One that is a single node in any run, for what is a node's own: its limits, its drain, its
+    /// metrics, what its hub keeps.
+    pub(crate) fn of_one_node(settings: &[(&str, &str)]) -> Self {
+        Self::made(settings, by_shards(), false)
     }
 
     /// One with the default settings whose streams are bodies in any run, for what cannot be said
     /// of others: over a socket a reader who does not read is not told from one who does, until
     /// the kernel's buffers are full.
     pub(crate) fn of_bodies() -> Self {
-        Self::delivering(&[], false)
+        Self::made(&[], false, false)
     }
 
     /// One with the default settings that is met over sockets in any run.
     pub(crate) fn over_sockets() -> Self {
-        Self::delivering(&[], true)
+        Self::made(&[], true, false)
     }
 
-    fn delivering(settings: &[(&str, &str)], by_shards: bool) -> Self {
-        let mut flags = BTreeMap::from([("jwt_secret".to_owned(), SECRET.to_owned())]);
-        for (name, value) in settings {
-            flags.insert((*name).to_owned(), (*value).to_owned());
+    fn made(settings: &[(&str, &str)], by_shards: bool, on_two_nodes: bool) -> Self {
+        if !on_two_nodes {
+            return Self {
+                nodes: vec![Node::start(config(settings), by_shards)],
+                store: None,
+                sent: AtomicUsize::new(0),
+            };
         }
-        let (config, _) = Config::load(&flags, &BTreeMap::new()).expect("the settings are valid");
-        let app = run::app(config).expect("the keys are valid");
-        let sockets = by_shards.then(|| Sockets::new(&app));
-        let hub = app.hub().clone();
-        let pulse = tokio::spawn(async move { hub.run().await });
+        let link = Link::new();
+        let nodes = ["one", "two"].map(|name| {
+            let mut config = config(&[&[("node_name", name)], settings].concat());
+            config.redis_url = Some(Secret::new(link.url().as_bytes()));
+            link.prefix().clone_into(&mut config.redis_prefix);
+            Node::start(config, by_shards)
+        });
         Self {
-            router: app.router(Face::Public),
-            app,
-            pulse,
-            sockets,
+            nodes: nodes.into(),
+            store: Some(Store {
+                _link: link,
+                joined: OnceCell::new(),
+            }),
+            sent: AtomicUsize::new(0),
+        }
+    }
+
+    /// Whichever node, for what is the same on all: their keys and settings.
+    pub(crate) fn a_node(&self) -> &App {
+        &self.nodes[0].app
+    }
+
+    /// The service of a single node.
+    pub(crate) fn app(&self) -> &App {
+        match self.nodes.as_slice() {
+            [node] => &node.app,
+            _ => panic!("with several nodes no test looks into one of them"),
         }
     }
 
     pub(crate) fn hub(&self) -> &Hub {
-        self.app.hub()
+        self.app().hub()
+    }
+
+    /// How many nodes there are.
+    pub(crate) fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// What each node knows of itself and of the service.
+    pub(crate) fn totals(&self) -> Vec<Totals> {
+        let nodes = self.nodes.iter();
+        nodes.map(|node| node.app.hub().totals()).collect()
+    }
+
+    /// Within how long what is done is told to every reader: at once where there is one node.
+    pub(crate) fn told_within(&self) -> Duration {
+        self.store.as_ref().map_or(Duration::ZERO, |_| REACH * 2)
+    }
+
+    /// Has what was done so far be known on all nodes.
+    pub(crate) async fn settle(&self) {
+        let Some(store) = &self.store else {
+            return;
+        };
+        store.joined.get_or_init(|| self.join_nodes()).await;
+        sleep(REACH).await;
+    }
+
+    /// Has all nodes meet.
+    async fn join_nodes(&self) -> Vec<cluster::Tasks> {
+        let mut tasks = Vec::new();
+        for node in &self.nodes {
+            let joined = node.app.join_cluster().await;
+            tasks.extend(joined.expect("the URL is one of Redis"));
+        }
+        let all_met = async {
+            let clusters = || self.nodes.iter().filter_map(|node| node.app.cluster());
+            while clusters().any(|c| c.nodes().0.len() < self.nodes.len() || c.is_partial()) {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let met = tokio::time::timeout(PATIENCE, all_met).await;
+        met.expect("the nodes meet");
+        tasks
     }
 
     /// Sends any request.
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
-        let response = match &self.sockets {
-            Some(sockets) => sockets.send(request).await,
-            None => {
-                let answer = self.router.clone().oneshot(request).await;
-                answer.expect("the router never fails")
-            }
-        };
-        let (head, body) = response.into_parts();
+        self.settle().await;
+        let turn = self.sent.fetch_add(1, Ordering::Relaxed) % self.nodes.len();
+        let (head, body) = self.nodes[turn].send(request).await.into_parts();
         Answer {
             status: head.status,
             headers: head.headers,
             body,
+            of_several: self.store.is_some(),
         }
     }
 
@@ -247,10 +353,45 @@ impl TestApp {
     }
 }
 
-impl Drop for TestApp {
+impl Node {
+    fn start(config: Config, by_shards: bool) -> Self {
+        let app = run::app(config).expect("the keys are valid");
+        let sockets = by_shards.then(|| Sockets::new(&app));
+        let hub = app.hub().clone();
+        let pulse = tokio::spawn(async move { hub.run().await });
+        Self {
+            router: app.router(Face::Public),
+            app,
+            pulse,
+            sockets,
+        }
+    }
+
+    async fn send(&self, request: Request<Body>) -> Response<Body> {
+        match &self.sockets {
+            Some(sockets) => sockets.send(request).await,
+            None => {
+                let answer = self.router.clone().oneshot(request).await;
+                answer.expect("the router never fails")
+            }
+        }
+    }
+}
+
+impl Drop for Node {
     fn drop(&mut self) {
         self.pulse.abort();
     }
+}
+
+/// These settings beside the tests' secret.
+fn config(settings: &[(&str, &str)]) -> Config {
+    let mut flags = BTreeMap::from([("jwt_secret".to_owned(), SECRET.to_owned())]);
+    for (name, value) in settings {
+        flags.insert((*name).to_owned(), (*value).to_owned());
+    }
+    let (config, _) = Config::load(&flags, &BTreeMap::new()).expect("the settings are valid");
+    config
 }
 
 /// A token of the tests' secret for an hour, without a `rooms` claim.
@@ -307,6 +448,8 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     body: Body,
+    /// True where it came from one of several nodes.
+    of_several: bool,
 }
 
 impl Answer {
@@ -355,6 +498,7 @@ impl Answer {
     pub(crate) fn stream(self) -> Viewer {
         Viewer {
             body: self.body,
+            of_several: self.of_several,
             pending: String::new(),
             connected: Value::Null,
             position: String::new(),
@@ -377,6 +521,8 @@ pub(crate) struct Event {
 /// A reader of one stream. Leaves when dropped.
 pub(crate) struct Viewer {
     body: Body,
+    /// True where it reads from one of several nodes.
+    of_several: bool,
     pending: String,
     /// What `connected` said.
     pub(crate) connected: Value,
@@ -454,12 +600,21 @@ impl Viewer {
         assert_eq!((event.name.as_str(), &event.data), (name, &data));
     }
 
-    /// Checks that the next event is a room's count: viewers, connections, members.
+    /// Checks that the next event is a room's count: viewers, connections, members. From one of
+    /// several nodes counts of that room may come before it that are on their way there.
     pub(crate) async fn expect_count(&mut self, room: &str, expected: (u64, u64, u64)) {
-        let event = self.next().await;
-        assert_eq!(event.name, "count");
-        assert_eq!(event.data["room"], room);
-        assert_eq!(numbers(&event.data), expected);
+        let began = Instant::now();
+        loop {
+            let event = self.next().await;
+            assert_eq!(event.name, "count", "{event:?}");
+            assert_eq!(event.data["room"], room);
+            let found = numbers(&event.data);
+            if found == expected {
+                return;
+            }
+            let on_its_way = self.of_several && began.elapsed() < ON_ITS_WAY;
+            assert!(on_its_way, "{found:?} came in the place of {expected:?}");
+        }
     }
 
     /// The next `count`: viewers, connections, members. Pings are skipped, nothing else is.
@@ -479,11 +634,43 @@ impl Viewer {
         while numbers(&self.next_named("count").await.data) != expected {}
     }
 
-    /// Checks that nothing comes for this long; with a paused clock that takes no time.
+    /// Checks that nothing comes for this long; with a paused clock that takes no time. From one
+    /// of several nodes a ping may come: to have requests known there takes its time.
     pub(crate) async fn expect_silence(&mut self, time: Duration) {
+        let until = Instant::now() + time;
         assert_eq!(self.pending, "");
-        let next = tokio::time::timeout(time, self.body.frame()).await;
-        assert!(next.is_err(), "something came: {next:?}");
+        while let Ok(next) = timeout_at(until, self.try_next()).await {
+            let is_ping = next.as_ref().is_some_and(|event| event.name == "ping");
+            assert!(is_ping && self.of_several, "something came: {next:?}");
+        }
+    }
+
+    /// Checks that a room's numbers stay these for this long. From one of several nodes others
+    /// may be on their way there first, none with fewer connections, of which the last one shows
+    /// these again.
+    pub(crate) async fn expect_steady(
+        &mut self,
+        room: &str,
+        these: (u64, u64, u64),
+        time: Duration,
+    ) {
+        let began = Instant::now();
+        if self.of_several {
+            let mut last = these;
+            while let Ok(event) = timeout_at(began + ON_ITS_WAY, self.next()).await {
+                assert_eq!(
+                    (event.name.as_str(), &event.data["room"]),
+                    ("count", &json!(room))
+                );
+                last = numbers(&event.data);
+                // Whoever moves is counted there before it is no longer counted here. A viewer who
+                // was on both is told of again with the next batch.
+                assert!(last.1 >= these.1, "{last:?} came in the place of {these:?}");
+            }
+            assert_eq!(last, these);
+        }
+        self.expect_silence(time.saturating_sub(began.elapsed()))
+            .await;
     }
 
     /// Reads to the end; answers the reason of `closed`.

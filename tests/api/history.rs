@@ -13,8 +13,8 @@ const BLOG: &str = "/v1/rooms/blog:42/history";
 
 /// Goes on to half a second into the next minute of the history.
 async fn next_minute(app: &TestApp) {
-    let now = app.app.history().node(1, Instant::now()).spans[0].at;
-    while app.app.history().node(1, Instant::now()).spans[0].at == now {
+    let now = app.app().history().node(1, Instant::now()).spans[0].at;
+    while app.app().history().node(1, Instant::now()).spans[0].at == now {
         advance(Duration::from_millis(250)).await;
     }
     advance(Duration::from_millis(500)).await;
@@ -46,7 +46,7 @@ fn unix(time: &Value) -> u64 {
 
 #[tokio::test(start_paused = true)]
 async fn a_minute_has_the_least_the_mean_and_the_most_of_the_numbers_shown() {
-    let app = TestApp::new();
+    let app = TestApp::of_one_node(&[]);
     next_minute(&app).await;
     advance(MINUTE - Duration::from_millis(1_000)).await;
     next_minute(&app).await;
@@ -83,7 +83,7 @@ async fn a_minute_has_the_least_the_mean_and_the_most_of_the_numbers_shown() {
 
 #[tokio::test(start_paused = true)]
 async fn a_peak_between_two_looks_is_kept_with_its_minute() {
-    let app = TestApp::new();
+    let app = TestApp::of_one_node(&[]);
     next_minute(&app).await;
     let stays = app.join("42").await;
     next_minute(&app).await;
@@ -106,7 +106,7 @@ async fn a_peak_between_two_looks_is_kept_with_its_minute() {
 
 #[tokio::test(start_paused = true)]
 async fn what_takes_the_place_of_a_stream_is_no_peak() {
-    let app = TestApp::new();
+    let app = TestApp::of_one_node(&[]);
     let first = app.join("42").await;
     advance(Duration::from_secs(1)).await;
     let again = app.open_ticket(first.ticket()).await;
@@ -125,7 +125,7 @@ async fn what_takes_the_place_of_a_stream_is_no_peak() {
 
 #[tokio::test(start_paused = true)]
 async fn history_is_kept_when_everybody_left_and_steps_grow_coarser() {
-    let app = TestApp::new();
+    let app = TestApp::of_one_node(&[]);
     next_minute(&app).await;
     let viewers = [app.join("42").await, app.join("42").await];
     next_minute(&app).await;
@@ -159,7 +159,7 @@ async fn history_is_kept_when_everybody_left_and_steps_grow_coarser() {
 
 #[tokio::test(start_paused = true)]
 async fn history_starts_with_the_process_and_is_zero_where_nobody_ever_was() {
-    let app = TestApp::with(&[("anonymous_rooms", "blog:*, match:*")]);
+    let app = TestApp::of_one_node(&[("anonymous_rooms", "blog:*, match:*")]);
     let at_once = history(&app, BLOG).await;
     assert_eq!(most(&at_once), [0]);
     assert_eq!(at_once["room"], json!("blog:42"));
@@ -169,14 +169,14 @@ async fn history_starts_with_the_process_and_is_zero_where_nobody_ever_was() {
     assert_eq!(unix(&at_once["from"]) % 60, 0);
     advance(MINUTE * 3).await;
     assert_eq!(most(&history(&app, BLOG).await), [0; 4]);
-    assert_eq!(app.app.history().rooms(), 0, "to ask takes no place");
+    assert_eq!(app.app().history().rooms(), 0, "to ask takes no place");
     let other = history(&app, "/v1/rooms/match:1/history").await;
     assert_eq!(other.get("blog_id"), None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_minutes_asked_for_are_shown_the_running_one_included() {
-    let app = TestApp::new();
+    let app = TestApp::of_one_node(&[]);
     advance(MINUTE * 170).await;
     for minutes in [1, 2, 60, 170] {
         let path = format!("{BLOG}?minutes={minutes}");
@@ -187,7 +187,7 @@ async fn the_minutes_asked_for_are_shown_the_running_one_included() {
 
 #[tokio::test(start_paused = true)]
 async fn minutes_that_are_no_number_from_1_to_1440_are_refused() {
-    let app = TestApp::new();
+    let app = TestApp::of_one_node(&[]);
     let reader = bearer(&token("7", "read"));
     let headers = [("authorization", reader.as_str())];
     for bad in [
@@ -216,7 +216,7 @@ async fn minutes_that_are_no_number_from_1_to_1440_are_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn the_history_of_the_service_counts_viewers_once_and_every_stream() {
-    let app = TestApp::new();
+    let app = TestApp::of_one_node(&[]);
     next_minute(&app).await;
     let reader = token("7", "");
     let streams = [
@@ -247,7 +247,7 @@ async fn the_history_of_the_service_counts_viewers_once_and_every_stream() {
 
 #[tokio::test(start_paused = true)]
 async fn whoever_may_read_a_count_may_read_its_history() {
-    let app = TestApp::with(&[("anonymous_rooms", "blog:4*")]);
+    let app = TestApp::of_one_node(&[("anonymous_rooms", "blog:4*")]);
     let member = bearer(&token_for("7", "", Some(&["blog:9"]), MINUTE));
     let member = [("authorization", member.as_str())];
     for plot in ["", ".svg"] {
@@ -266,7 +266,7 @@ async fn whoever_may_read_a_count_may_read_its_history() {
 
 #[tokio::test(start_paused = true)]
 async fn personal_rooms_have_no_history_and_say_so_to_whoever_may_ask() {
-    let app = TestApp::new();
+    let app = TestApp::of_one_node(&[]);
     let reader = bearer(&token("7", "read"));
     for plot in ["", ".svg"] {
         let path = format!("/v1/rooms/user:7/history{plot}");
@@ -279,7 +279,7 @@ async fn personal_rooms_have_no_history_and_say_so_to_whoever_may_ask() {
 
 #[tokio::test(start_paused = true)]
 async fn the_history_of_the_service_takes_scope_read() {
-    let app = TestApp::new();
+    let app = TestApp::of_one_node(&[]);
     let member = bearer(&token("7", "publish"));
     let reader = bearer(&token("7", "read"));
     for path in ["/v1/history", "/v1/history.svg"] {
@@ -297,7 +297,7 @@ async fn the_history_of_the_service_takes_scope_read() {
 
 #[tokio::test(start_paused = true)]
 async fn a_history_that_the_client_has_is_answered_with_304_until_it_changes() {
-    let app = TestApp::new();
+    let app = TestApp::of_one_node(&[]);
     next_minute(&app).await;
     let _viewer = app.join("42").await;
     next_minute(&app).await;
@@ -332,7 +332,7 @@ fn assert_drawing(answer: &Answer) {
 
 #[tokio::test(start_paused = true)]
 async fn a_plot_shows_the_same_numbers() {
-    let app = TestApp::new();
+    let app = TestApp::of_one_node(&[]);
     next_minute(&app).await;
     let _viewers = [app.join("42").await, app.join("42").await];
     next_minute(&app).await;

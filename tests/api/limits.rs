@@ -57,7 +57,7 @@ async fn expect_hard_refusal(answer: Answer, status: u16, code: &str) {
 async fn expect_same_address(settings: &[(&str, &str)], first: From<'_>, second: From<'_>) {
     let mut settings = settings.to_vec();
     settings.push(("max_connections_per_ip", "1"));
-    let app = TestApp::with(&settings);
+    let app = TestApp::of_one_node(&settings);
     let _held = expect_admitted(open_from(&app, first.0, first.1).await).await;
     expect_soft_refusal(open_from(&app, second.0, second.1).await).await;
 }
@@ -66,7 +66,7 @@ async fn expect_same_address(settings: &[(&str, &str)], first: From<'_>, second:
 async fn expect_apart(settings: &[(&str, &str)], first: From<'_>, second: From<'_>) {
     let mut settings = settings.to_vec();
     settings.push(("max_connections_per_ip", "1"));
-    let app = TestApp::with(&settings);
+    let app = TestApp::of_one_node(&settings);
     let _held = expect_admitted(open_from(&app, first.0, first.1).await).await;
     expect_admitted(open_from(&app, second.0, second.1).await).await;
 }
@@ -78,7 +78,7 @@ struct From<'a>(&'a str, &'a [(&'a str, &'a str)]);
 
 #[tokio::test(start_paused = true)]
 async fn an_ipv4_address_at_its_limit_is_refused_and_another_is_not() {
-    let app = TestApp::with(&[("max_connections_per_ip", "2")]);
+    let app = TestApp::of_one_node(&[("max_connections_per_ip", "2")]);
     let _first = expect_admitted(open_from(&app, "192.0.2.1", &[]).await).await;
     let _second = expect_admitted(open_from(&app, "192.0.2.1", &[]).await).await;
     expect_soft_refusal(open_from(&app, "192.0.2.1", &[]).await).await;
@@ -212,7 +212,7 @@ async fn forwarded_is_believed_where_it_is_the_configured_header_and_no_other() 
 
 #[tokio::test(start_paused = true)]
 async fn an_address_at_its_limit_is_refused_a_join_by_post_with_429() {
-    let app = TestApp::with(&[("max_connections_per_ip", "1")]);
+    let app = TestApp::of_one_node(&[("max_connections_per_ip", "1")]);
     let _held = expect_admitted(open_from(&app, "192.0.2.1", &[]).await).await;
     for accept in ["text/event-stream", "application/json"] {
         let answer = post_from(
@@ -228,7 +228,7 @@ async fn an_address_at_its_limit_is_refused_a_join_by_post_with_429() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_ends_gives_its_place_back() {
-    let app = TestApp::with(&[("max_connections_per_ip", "1")]);
+    let app = TestApp::of_one_node(&[("max_connections_per_ip", "1")]);
     for _ in 0..5 {
         let viewer = expect_admitted(open_from(&app, "192.0.2.1", &[]).await).await;
         drop(viewer);
@@ -237,7 +237,7 @@ async fn a_stream_that_ends_gives_its_place_back() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_was_never_read_gives_its_place_back() {
-    let app = TestApp::with(&[("max_connections_per_ip", "1")]);
+    let app = TestApp::of_one_node(&[("max_connections_per_ip", "1")]);
     let unread = open_from(&app, "192.0.2.1", &[]).await;
     expect_soft_refusal(open_from(&app, "192.0.2.1", &[]).await).await;
     drop(unread);
@@ -246,7 +246,7 @@ async fn a_stream_that_was_never_read_gives_its_place_back() {
 
 #[tokio::test(start_paused = true)]
 async fn neither_a_ticket_nor_a_refusal_nor_a_head_request_holds_a_place() {
-    let app = TestApp::with(&[("max_connections_per_ip", "1")]);
+    let app = TestApp::of_one_node(&[("max_connections_per_ip", "1")]);
     for _ in 0..3 {
         let joined = post_from(&app, "192.0.2.1", json!({"blog_id": 1}), &[]).await;
         assert_eq!(joined.status, 201);
@@ -261,7 +261,7 @@ async fn neither_a_ticket_nor_a_refusal_nor_a_head_request_holds_a_place() {
 
 #[tokio::test(start_paused = true)]
 async fn watching_takes_a_place_too() {
-    let app = TestApp::with(&[("max_connections_per_ip", "1")]);
+    let app = TestApp::of_one_node(&[("max_connections_per_ip", "1")]);
     let watch = "/v1/watch?blog_id=1";
     let _held = expect_admitted(get_from(&app, "192.0.2.1", watch, &[]).await).await;
     expect_soft_refusal(get_from(&app, "192.0.2.1", watch, &[]).await).await;
@@ -269,7 +269,7 @@ async fn watching_takes_a_place_too() {
 
 #[tokio::test(start_paused = true)]
 async fn whoever_is_refused_is_not_counted() {
-    let app = TestApp::with(&[("max_connections_per_ip", "1")]);
+    let app = TestApp::of_one_node(&[("max_connections_per_ip", "1")]);
     let _held = expect_admitted(open_from(&app, "192.0.2.1", &[]).await).await;
     let before = app.hub().totals();
     for _ in 0..10 {
@@ -281,7 +281,7 @@ async fn whoever_is_refused_is_not_counted() {
 
 #[tokio::test(start_paused = true)]
 async fn a_returning_ticket_is_let_in_at_the_limit_of_its_address() {
-    let app = TestApp::with(&[("max_connections_per_ip", "1")]);
+    let app = TestApp::of_one_node(&[("max_connections_per_ip", "1")]);
     let older = expect_admitted(open_from(&app, "192.0.2.1", &[]).await).await;
     let path = format!("/v1/stream?ticket={}", older.ticket());
     let newer = expect_admitted(get_from(&app, "192.0.2.1", &path, &[]).await).await;
@@ -294,7 +294,7 @@ async fn a_returning_ticket_is_let_in_at_the_limit_of_its_address() {
 
 #[tokio::test(start_paused = true)]
 async fn a_ticket_whose_stream_is_gone_has_no_right_of_return() {
-    let app = TestApp::with(&[("max_connections_per_ip", "1")]);
+    let app = TestApp::of_one_node(&[("max_connections_per_ip", "1")]);
     let gone = expect_admitted(open_from(&app, "192.0.2.1", &[]).await).await;
     let path = format!("/v1/stream?ticket={}", gone.ticket());
     drop(gone);
@@ -306,7 +306,7 @@ async fn a_ticket_whose_stream_is_gone_has_no_right_of_return() {
 
 #[tokio::test(start_paused = true)]
 async fn a_member_at_the_limit_is_refused_from_wherever() {
-    let app = TestApp::with(&[("max_connections_per_member", "2")]);
+    let app = TestApp::of_one_node(&[("max_connections_per_member", "2")]);
     let seven = bearer(&token("7", ""));
     let headers = [("authorization", seven.as_str())];
     let _first = expect_admitted(open_from(&app, "192.0.2.1", &headers).await).await;
@@ -319,7 +319,7 @@ async fn a_member_at_the_limit_is_refused_from_wherever() {
 
 #[tokio::test(start_paused = true)]
 async fn a_members_limit_is_nobody_elses() {
-    let app = TestApp::with(&[("max_connections_per_member", "1")]);
+    let app = TestApp::of_one_node(&[("max_connections_per_member", "1")]);
     let seven = bearer(&token("7", ""));
     let eight = bearer(&token("8", ""));
     let _seven =
@@ -334,7 +334,7 @@ async fn a_members_limit_is_nobody_elses() {
 
 #[tokio::test(start_paused = true)]
 async fn a_returning_ticket_is_let_in_at_the_limit_of_its_member() {
-    let app = TestApp::with(&[("max_connections_per_member", "1")]);
+    let app = TestApp::of_one_node(&[("max_connections_per_member", "1")]);
     let older = app.join_as("1", &token("7", "")).await;
     let newer = app
         .open(&format!("/v1/stream?ticket={}", older.ticket()), &[])
@@ -348,7 +348,7 @@ async fn a_returning_ticket_is_let_in_at_the_limit_of_its_member() {
 
 #[tokio::test(start_paused = true)]
 async fn a_full_node_refuses_everybody() {
-    let app = TestApp::with(&[("max_connections", "2")]);
+    let app = TestApp::of_one_node(&[("max_connections", "2")]);
     let _first = app.join("1").await;
     let second = app.join("2").await;
     expect_soft_refusal(open_from(&app, "127.0.0.1", &[]).await).await;
@@ -365,7 +365,7 @@ async fn a_full_node_refuses_everybody() {
 
 #[tokio::test(start_paused = true)]
 async fn waits_after_a_refusal_differ() {
-    let app = TestApp::with(&[("max_connections", "1")]);
+    let app = TestApp::of_one_node(&[("max_connections", "1")]);
     let _held = app.join("1").await;
     let mut waits = std::collections::BTreeSet::new();
     for _ in 0..20 {
@@ -377,7 +377,7 @@ async fn waits_after_a_refusal_differ() {
 
 #[tokio::test(start_paused = true)]
 async fn metrics_tell_how_often_each_limit_refused() {
-    let app = TestApp::with(&[("max_connections", "2"), ("max_connections_per_ip", "1")]);
+    let app = TestApp::of_one_node(&[("max_connections", "2"), ("max_connections_per_ip", "1")]);
     let _first = expect_admitted(open_from(&app, "192.0.2.1", &[]).await).await;
     open_from(&app, "192.0.2.1", &[]).await;
     let _second = app.join("1").await;
@@ -413,7 +413,7 @@ async fn a_connection_joins_16_rooms_and_not_17() {
         .get(&format!("/v1/stream?{}", query.join("&")), &[])
         .await;
     refused.expect_problem(400, "too_many_rooms").await;
-    assert_eq!(app.hub().totals().turnover.opened, 0);
+    assert!(app.totals().iter().all(|node| node.turnover.opened == 0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,13 +16,6 @@ mod metrics;
 mod model;
 mod openapi;
 mod pages;
-#[path = "../cluster/redis_server.rs"]
-#[expect(
-    dead_code,
-    clippy::unwrap_used,
-    reason = "the tests of the store use all of it, and it is for tests alone"
-)]
-mod redis_server;
 #[path = "../cluster/resp.rs"]
 #[expect(dead_code, reason = "the tests of several nodes use all of it")]
 mod resp;

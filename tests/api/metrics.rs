@@ -44,7 +44,7 @@ fn sample(text: &str, name: &str) -> u64 {
 
 #[tokio::test(start_paused = true)]
 async fn metrics_show_who_is_here() {
-    let app = TestApp::new();
+    let app = TestApp::of_one_node(&[]);
     let reader = token("7", "");
     let _tabs = [
         app.join_as("1", &reader).await,
@@ -67,7 +67,7 @@ async fn metrics_show_who_is_here() {
 
 #[tokio::test(start_paused = true)]
 async fn metrics_fall_back_to_zero_with_the_last_viewer() {
-    let app = TestApp::new();
+    let app = TestApp::of_one_node(&[]);
     drop(app.join_as("1", &token("7", "")).await);
     let text = scrape(&app).await;
     for name in ["viewers", "connections", "members", "rooms", "kept_rooms"] {
@@ -77,7 +77,7 @@ async fn metrics_fall_back_to_zero_with_the_last_viewer() {
 
 #[tokio::test(start_paused = true)]
 async fn metrics_count_the_ends_of_streams_by_reason() {
-    let app = TestApp::with(&[("ticket_ttl", "60s")]);
+    let app = TestApp::of_one_node(&[("ticket_ttl", "60s")]);
     let broken = app.join("1").await;
     drop(broken);
     let replaced = app.join("1").await;
@@ -108,7 +108,7 @@ async fn metrics_count_the_ends_of_streams_by_reason() {
 
 #[tokio::test(start_paused = true)]
 async fn metrics_never_name_a_blog_a_user_or_a_connection() {
-    let app = TestApp::new();
+    let app = TestApp::of_one_node(&[]);
     let viewer = app.join_as("a-blog", &token("a-user", "")).await;
     let _chosen = app
         .open("/v1/stream?blog_id=a-blog&viewer=a-name", &[])
@@ -127,7 +127,7 @@ async fn metrics_never_name_a_blog_a_user_or_a_connection() {
 
 #[tokio::test(start_paused = true)]
 async fn metrics_are_for_this_machine_and_for_the_scope_read() {
-    let app = TestApp::new();
+    let app = TestApp::of_one_node(&[]);
     scrape_from_afar(&app, None)
         .await
         .expect_problem(401, "token_required")
@@ -142,7 +142,7 @@ async fn metrics_are_for_this_machine_and_for_the_scope_read() {
 
 #[tokio::test(start_paused = true)]
 async fn metrics_are_the_operators_alone_where_they_have_a_listener_of_their_own() {
-    let app = TestApp::with(&[("ops_listen", "127.0.0.1:9090")]);
+    let app = TestApp::of_one_node(&[("ops_listen", "127.0.0.1:9090")]);
     app.get("/metrics", &[])
         .await
         .expect_problem(404, "not_found")

@@ -98,7 +98,7 @@ fn walk<'a>(value: &'a Value, visit: &mut dyn FnMut(&'a Value)) {
 
 /// A service that has every route that there can be on the public listener.
 fn whole_app() -> TestApp {
-    TestApp::with(&[("demo", "true")])
+    TestApp::of_one_node(&[("demo", "true")])
 }
 
 /// A path with its names filled in.
@@ -123,7 +123,7 @@ async fn call(app: &TestApp, method: &Method, path: &str) -> Answer {
 #[tokio::test(start_paused = true)]
 async fn every_route_is_documented_and_every_documented_path_is_a_route() {
     let app = whole_app();
-    let config = app.app.config();
+    let config = app.app().config();
     let routed: BTreeSet<String> = [Face::Public, Face::Operators]
         .into_iter()
         .flat_map(|face| routes(config, face))
@@ -180,7 +180,7 @@ async fn head_is_answered_where_get_is_and_nowhere_else() {
 
 #[tokio::test(start_paused = true)]
 async fn the_document_is_served_as_it_is() {
-    let app = TestApp::new();
+    let app = TestApp::of_one_node(&[]);
     let answer = app.get("/openapi.yaml", &[]).await;
     assert_eq!(answer.header("content-type"), "application/yaml");
     assert_eq!(answer.text().await, TEXT);
@@ -366,7 +366,7 @@ fn schema_of(event: &Event) -> &'static str {
 #[tokio::test(start_paused = true)]
 async fn the_events_of_a_stream_have_the_documented_fields() {
     let contract = Contract::read();
-    let app = TestApp::new();
+    let app = TestApp::of_one_node(&[]);
     let member = bearer(&token("7", "admin"));
     let headers = [("authorization", member.as_str())];
     // An id of another log, so that the stream begins with `reset`.
@@ -409,7 +409,7 @@ async fn the_events_of_a_stream_have_the_documented_fields() {
 #[tokio::test(start_paused = true)]
 async fn no_message_may_have_a_name_that_the_document_reserves() {
     let contract = Contract::read();
-    let app = TestApp::new();
+    let app = TestApp::of_one_node(&[]);
     let admin = bearer(&token("tester", "admin"));
     let headers = [("authorization", admin.as_str())];
     for name in contract.strings("/components/schemas/EventName/not/enum") {
@@ -421,7 +421,7 @@ async fn no_message_may_have_a_name_that_the_document_reserves() {
 
 #[tokio::test(start_paused = true)]
 async fn a_name_that_is_no_rooms_is_named_in_the_answer() {
-    let app = TestApp::new();
+    let app = TestApp::of_one_node(&[]);
     let answer = app.get("/v1/rooms/Blog:42", &[]).await;
     let problem = answer.expect_problem(400, "invalid_room").await;
     assert_eq!(problem["room"], json!("Blog:42"));
@@ -433,7 +433,7 @@ async fn a_name_that_is_no_rooms_is_named_in_the_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn a_list_of_rooms_takes_the_beginning_of_a_rooms_name_and_nothing_else() {
-    let app = TestApp::new();
+    let app = TestApp::of_one_node(&[]);
     for prefix in ["", "b", "blog", "blog:", "blog:4", "user:"] {
         let answer = app.get(&format!("/v1/rooms?prefix={prefix}"), &[]).await;
         assert_eq!(answer.status.as_u16(), 200, "{prefix:?}");
@@ -447,7 +447,7 @@ async fn a_list_of_rooms_takes_the_beginning_of_a_rooms_name_and_nothing_else() 
 
 #[tokio::test(start_paused = true)]
 async fn a_block_is_any_whole_number_of_seconds_however_it_is_written() {
-    let app = TestApp::new();
+    let app = TestApp::of_one_node(&[]);
     let admin = bearer(&token("tester", "admin"));
     let headers = [("authorization", admin.as_str())];
     for block in [json!(0), json!(60.0), json!(86_400)] {
@@ -470,7 +470,7 @@ async fn a_block_is_any_whole_number_of_seconds_however_it_is_written() {
 
 #[tokio::test(start_paused = true)]
 async fn a_kick_of_a_user_takes_no_ticket() {
-    let app = TestApp::new();
+    let app = TestApp::of_one_node(&[]);
     let admin = bearer(&token("tester", "admin"));
     let headers = [("authorization", admin.as_str())];
     let body = Some(json!({ "ticket": "lct1.none" }));

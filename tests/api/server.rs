@@ -59,12 +59,12 @@ impl Service {
 
     /// One whose streams stay the bodies of their responses, as over HTTP/2.
     pub(crate) fn without_shards() -> Self {
-        Self::serving(TestApp::new(), None)
+        Self::serving(TestApp::of_one_node(&[]), None)
     }
 
     pub(crate) fn with(settings: &[(&str, &str)]) -> Self {
-        let app = TestApp::with(settings);
-        let shards = Shards::start(app.hub(), 2, app.app.config().heartbeat);
+        let app = TestApp::of_one_node(settings);
+        let shards = Shards::start(app.hub(), 2, app.app().config().heartbeat);
         let shards = shards.expect("the system gives threads");
         Self::serving(app, Some(shards))
     }
@@ -72,7 +72,7 @@ impl Service {
     fn serving(app: TestApp, shards: Option<Shards>) -> Self {
         let any_port = "127.0.0.1:0".parse().expect("an address");
         let listener = bind(any_port).expect("loopback has a free port");
-        let router = app.app.router(Face::Public);
+        let router = app.app().router(Face::Public);
         let server = Server::start(listener, router, shards).expect("it starts");
         Self { app, server }
     }

@@ -97,24 +97,25 @@ async fn the_newer_stream_of_a_connection_replaces_the_older_one() {
 
 #[tokio::test(start_paused = true)]
 async fn nobody_sees_the_numbers_move_while_a_stream_is_reopened() {
+    let these = (2, 2, 1);
     let app = TestApp::new();
     let mut reader = app.join("42").await;
     let mut watcher = app.open("/v1/watch?blog_id=42", &[]).await;
     let mut older = app.join_as("42", &token("7", "")).await;
-    reader.wait_for_count((2, 2, 1)).await;
-    watcher.wait_for_count((2, 2, 1)).await;
+    reader.wait_for_count(these).await;
+    watcher.wait_for_count(these).await;
     for _ in 0..3 {
         let newer = app.open_ticket(older.ticket()).await;
-        reader.expect_silence(A_MOMENT / 4).await;
-        watcher.expect_silence(A_MOMENT / 4).await;
-        assert_eq!(app.count("42").await, (2, 2, 1));
+        reader.expect_steady("blog:42", these, A_MOMENT / 4).await;
+        watcher.expect_steady("blog:42", these, A_MOMENT / 4).await;
+        assert_eq!(app.count("42").await, these);
         // The older one is let go of late, as a slow network does.
         drop(older);
-        reader.expect_silence(A_MOMENT / 4).await;
-        watcher.expect_silence(A_MOMENT / 4).await;
+        reader.expect_steady("blog:42", these, A_MOMENT / 4).await;
+        watcher.expect_steady("blog:42", these, A_MOMENT / 4).await;
         older = newer;
     }
-    assert_eq!(app.count("42").await, (2, 2, 1));
+    assert_eq!(app.count("42").await, these);
 }
 
 #[tokio::test(start_paused = true)]
@@ -137,7 +138,8 @@ async fn a_ticket_replayed_ten_times_never_raises_a_count() {
 
 #[tokio::test(start_paused = true)]
 async fn tickets_replayed_at_the_same_time_leave_the_newest_stream() {
-    let app = TestApp::new();
+    // Between nodes the newest is the one that was opened last, not asked for last.
+    let app = TestApp::of_one_node(&[]);
     let joined = app.join_later(json!({"blog_id": 42}), &[]).await;
     let url = joined["stream_url"].as_str().expect("a URL");
     let first = app.get(url, &[]).await.expect_stream();
@@ -199,13 +201,14 @@ async fn nobody_sees_a_return_by_ticket_within_the_grace() {
     other.expect_silence(A_MOMENT).await;
     let mut back = app.open_ticket(&ticket).await;
     back.expect_count("blog:42", (2, 2, 0)).await;
-    other.expect_silence(GRACE * 2).await;
+    other.expect_steady("blog:42", (2, 2, 0), GRACE * 2).await;
     assert_eq!(app.count("42").await, (2, 2, 0));
 }
 
 #[tokio::test(start_paused = true)]
 async fn nobody_sees_a_known_viewers_return_by_a_new_connection_within_the_grace() {
-    let app = with_grace();
+    // Only where it was lost does a new connection take the place of a lost one.
+    let app = TestApp::of_one_node(&[("leave_grace", "5s")]);
     let mut other = app.join("42").await;
     let anna = "/v1/stream?blog_id=42&viewer=anna";
     let lost = app.open(anna, &[]).await;
@@ -219,7 +222,8 @@ async fn nobody_sees_a_known_viewers_return_by_a_new_connection_within_the_grace
 
 #[tokio::test(start_paused = true)]
 async fn nobody_sees_all_tabs_of_a_reader_return_within_the_grace() {
-    let app = with_grace();
+    // Elsewhere a tab that comes back takes the place of another one, until that is back too.
+    let app = TestApp::of_one_node(&[("leave_grace", "5s")]);
     let mut other = app.join("42").await;
     let reader = token("7", "");
     let tabs = [
@@ -279,7 +283,7 @@ async fn a_goodbye_is_immediate_with_a_grace_too() {
         .await;
     assert_eq!(answer.status, StatusCode::NO_CONTENT);
     other.expect_count("blog:42", (1, 1, 0)).await;
-    assert_eq!(said.elapsed(), Duration::ZERO);
+    assert!(said.elapsed() <= app.told_within());
 }
 
 #[tokio::test(start_paused = true)]
@@ -294,9 +298,10 @@ async fn a_goodbye_ends_the_grace_of_a_stream_that_broke() {
     let said = Instant::now();
     app.call_on(&connection, "close", &ticket, json!({})).await;
     other.expect_count("blog:42", (1, 1, 0)).await;
-    assert_eq!(said.elapsed(), Duration::ZERO);
+    assert!(said.elapsed() <= app.told_within());
     other.expect_silence(GRACE * 2).await;
-    assert_eq!(app.hub().totals().held, 1);
+    let held: usize = app.totals().iter().map(|totals| totals.held).sum();
+    assert_eq!(held, 1);
 }
 
 #[tokio::test(start_paused = true)]

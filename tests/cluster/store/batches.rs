@@ -389,7 +389,7 @@ async fn claims_are_ordered_over_all_nodes() {
     let store = TestStore::start().await;
     let (mut a, mut b) = (store.node().await, store.node().await);
     for (round, node) in [&mut a, &mut b].into_iter().enumerate() {
-        let claims = [[round as u8; 16], [9; 24]];
+        let claims = [[round as u8; 24], [9; 24]];
         let batch = Batch {
             number: 1,
             claims: &claims,
