@@ -480,6 +480,7 @@ impl View {
             self.applied = self.applied.max(*batch);
         } else if self.unsure {
             // Which of this node's batches these totals hold was said by one that is missing.
+            self.reload = true;
             return (nothing.0, taken);
         } else if announcement.version > self.read_at.0 {
             // Nothing of this node came in since the totals were read.
