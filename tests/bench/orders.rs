@@ -1,8 +1,10 @@
 //! What the benchmark tells the roles, and what they report: one line of JSON each.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, ops::Range};
 
 use serde::{Deserialize, Serialize};
+
+use crate::crowd::Totals;
 
 /// What clients and the floor do when they are told.
 #[derive(Debug, Serialize, Deserialize)]
@@ -40,10 +42,29 @@ pub(crate) enum Order {
         connections: usize,
         ms: u64,
     },
+    /// Clients: open a stream for each of these readers of the crowd, in turn at each of these
+    /// nodes, with fewer than `at_once` on their way, and then as [`Order::Await`].
+    Crowd {
+        nodes: Vec<SocketAddr>,
+        readers: Range<u32>,
+        at_once: usize,
+        awaits: Awaits,
+    },
+    /// Clients that are a crowd: read until each shows its total. Answered by [`Awaited`].
+    Await(Awaits),
     /// The floor: accept so many, to be sent to by so many loops. Answered by `()`.
     Accept { viewers: u32, threads: usize },
     /// The floor: send this to each, once. Answered by `()`.
     Send { text: String },
+}
+
+/// What a crowd waits for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Awaits {
+    pub(crate) totals: Totals,
+    /// It reads so long even where all is right, and no longer than `most_ms` where it is not.
+    pub(crate) least_ms: u64,
+    pub(crate) most_ms: u64,
 }
 
 /// What a stream is asked for with, and when it counts as open.
@@ -56,6 +77,9 @@ pub(crate) enum Asks {
     /// `POST` of a join to blog 42 with a token of its own, then `GET` with the ticket, as an
     /// `EventSource` does; open with the first count.
     Ticket,
+    /// `GET` of the stream of the blog that the reader of that number has in the crowd; open with
+    /// the first count.
+    Crowd,
     /// `GET /subscribe` of Nchan; open with the end of the head.
     Nchan,
 }
@@ -94,6 +118,23 @@ pub(crate) struct Churned {
     pub(crate) median_ms: f64,
     pub(crate) p99_ms: f64,
     pub(crate) most_ms: f64,
+    /// Medians of joins and of leaves alone.
+    pub(crate) joined_ms: f64,
+    pub(crate) left_ms: f64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Awaited {
+    /// From the order to the last stream's being open; 0 where none was to be opened.
+    pub(crate) opened_ms: f64,
+    /// From the order to the last reader's showing its total.
+    pub(crate) exact_ms: f64,
+    pub(crate) readers: usize,
+    /// How many showed their total in the end, none of them as partial.
+    pub(crate) exact: usize,
+    pub(crate) counts: u64,
+    /// A reader with a wrong number, what it is shown and what it should be.
+    pub(crate) wrong: Option<(u32, u32, u32)>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

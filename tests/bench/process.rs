@@ -37,6 +37,18 @@ impl Process {
         &mut self.0
     }
 
+    /// Stops it in its tracks, as `kill -STOP` does.
+    pub(crate) fn halt(&self) {
+        signal(self.0.id(), Signal::STOP);
+    }
+
+    /// Ends it without a word, as `kill -9` does.
+    pub(crate) fn kill(mut self) -> Result<()> {
+        self.0.kill()?;
+        self.0.wait()?;
+        Ok(())
+    }
+
     /// Memory that is its own: `Pss_Anon`, in bytes; its children's with it.
     pub(crate) fn memory(&self) -> Result<u64> {
         let mut sum = 0;
@@ -63,6 +75,10 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        // Its number may be another's by now.
+        if let Ok(Some(_)) = self.0.try_wait() {
+            return;
+        }
         let pids = family(self.0.id());
         // nginx ends its workers when asked, and would leave them when killed.
         if pids.len() > 1 {

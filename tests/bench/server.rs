@@ -6,10 +6,12 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{ChildStdin, Command, Stdio},
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread,
     time::Duration,
 };
+
+use parking_lot::Mutex;
 
 use crate::{
     Result,
@@ -35,6 +37,8 @@ const NCHAN: [&str; 3] = [
 pub(crate) struct Server {
     pub(crate) process: Process,
     pub(crate) address: SocketAddr,
+    /// What livecount warned of.
+    pub(crate) warnings: Arc<Mutex<Vec<String>>>,
     /// A role ends when nobody can give it orders any more.
     _orders: Option<ChildStdin>,
 }
@@ -55,6 +59,8 @@ pub(crate) fn livecount(settings: &[(&str, &str)]) -> Result<Server> {
         .take()
         .ok_or("no pipe from livecount")?;
     let (found, address) = mpsc::channel();
+    let warnings = Arc::<Mutex<Vec<String>>>::default();
+    let warned = Arc::clone(&warnings);
     // Reads to the end, or the server would wait for room in the pipe one day.
     thread::spawn(move || {
         for line in BufReader::new(log)
@@ -66,6 +72,8 @@ pub(crate) fn livecount(settings: &[(&str, &str)]) -> Result<Server> {
                 let _ = found.send(address.trim().to_owned());
             } else if line.contains("ERROR") || line.contains("panicked") {
                 crate::say(&format!("livecount: {line}"));
+            } else if let Some((_, warning)) = line.split_once(" WARN ") {
+                warned.lock().push(warning.to_owned());
             }
         }
     });
@@ -74,8 +82,18 @@ pub(crate) fn livecount(settings: &[(&str, &str)]) -> Result<Server> {
     Ok(Server {
         process,
         address: address.parse()?,
+        warnings,
         _orders: None,
     })
+}
+
+/// A node of this name on the Redis there.
+pub(crate) fn node(name: &str, redis: SocketAddr, prefix: &str) -> Result<Server> {
+    livecount(&[
+        ("LIVECOUNT_NODE_NAME", name),
+        ("LIVECOUNT_REDIS_URL", &format!("redis://{redis}")),
+        ("LIVECOUNT_REDIS_PREFIX", prefix),
+    ])
 }
 
 /// A line without the colours that a log may have.
@@ -93,6 +111,7 @@ pub(crate) fn axum() -> Result<Server> {
     Ok(Server {
         process: role.process,
         address,
+        warnings: Arc::default(),
         _orders: Some(role.orders),
     })
 }
@@ -138,6 +157,7 @@ pub(crate) fn nchan() -> Result<Option<Server>> {
             return Ok(Some(Server {
                 process,
                 address,
+                warnings: Arc::default(),
                 _orders: None,
             }));
         }

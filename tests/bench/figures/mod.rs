@@ -2,9 +2,11 @@
 
 pub(crate) mod burst;
 pub(crate) mod churn;
+pub(crate) mod cluster;
 pub(crate) mod counts;
 pub(crate) mod idle;
 pub(crate) mod joins;
+pub(crate) mod many;
 
 use std::{net::SocketAddr, thread, time::Duration};
 
@@ -31,6 +33,8 @@ pub(crate) struct Size {
     pub(crate) churn: Duration,
     /// How long a round of requests takes.
     pub(crate) requests: Duration,
+    /// Readers of many nodes.
+    pub(crate) crowd: u32,
     /// How long memory may settle.
     pub(crate) settle: Duration,
     /// True where goals apply; a small run only shows that nothing breaks.
@@ -46,6 +50,7 @@ impl Size {
         fills: 3,
         churn: Duration::from_secs(10),
         requests: Duration::from_secs(1),
+        crowd: 200_000,
         settle: Duration::from_secs(2),
         judged: true,
     };
@@ -57,6 +62,7 @@ impl Size {
         fills: 1,
         churn: Duration::from_secs(2),
         requests: Duration::from_millis(300),
+        crowd: 3_000,
         settle: Duration::from_millis(500),
         judged: false,
     };
@@ -107,7 +113,7 @@ fn fill(clients: &mut Role, address: SocketAddr, viewers: u32, asks: Asks) -> Re
     let settle = match asks {
         Asks::OneBlog | Asks::Ticket => Some(viewers),
         Asks::OwnBlog => Some(1),
-        Asks::Nchan => None,
+        Asks::Crowd | Asks::Nchan => None,
     };
     let opened = open(clients, address, viewers, asks, settle)?;
     if settle.is_some() && opened.settled_after_ms.is_none() {

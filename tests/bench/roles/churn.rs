@@ -51,11 +51,11 @@ pub(super) fn run(
     unseen += churn.wait(clients)?;
 
     latencies.sort_unstable();
-    let at = |percent: usize| {
-        let last = latencies.len().saturating_sub(1);
-        let latency = latencies.get(last * percent / 100);
-        latency.map_or(0.0, Duration::as_secs_f64) * 1e3
-    };
+    let joined = latencies.iter().filter(|latency| latency.1);
+    let joined: Vec<_> = joined.copied().collect();
+    let left = latencies.iter().filter(|latency| !latency.1);
+    let left: Vec<_> = left.copied().collect();
+    let at = |percent| percentile(&latencies, percent);
     Ok(Churned {
         changes,
         unseen,
@@ -63,7 +63,16 @@ pub(super) fn run(
         median_ms: at(50),
         p99_ms: at(99),
         most_ms: at(100),
+        joined_ms: percentile(&joined, 50),
+        left_ms: percentile(&left, 50),
     })
+}
+
+/// In milliseconds, of what is sorted.
+fn percentile(latencies: &[(Duration, bool)], percent: usize) -> f64 {
+    let last = latencies.len().saturating_sub(1);
+    let latency = latencies.get(last * percent / 100);
+    latency.map_or(0.0, |latency| latency.0.as_secs_f64()) * 1e3
 }
 
 /// A blog with its first viewer, who stays, and perhaps a second one, who comes and goes.
@@ -76,7 +85,8 @@ struct Blog {
 
 struct Churn {
     blogs: Vec<Blog>,
-    latencies: Vec<Duration>,
+    /// With whether it was a join.
+    latencies: Vec<(Duration, bool)>,
 }
 
 impl Churn {
@@ -124,7 +134,7 @@ impl Churn {
                 && shown == wanted
             {
                 blog.due = None;
-                self.latencies.push(since.elapsed());
+                self.latencies.push((since.elapsed(), wanted == 2));
             }
         })
     }

@@ -6,7 +6,7 @@ use mio::{Events, Poll, Token};
 use slab::Slab;
 use tokio::time::Instant;
 
-use super::{churn, orders, report, requests, viewer::Viewer};
+use super::{churn, crowd::Crowd, orders, report, requests, viewer::Viewer};
 use crate::{
     Result,
     orders::{Asks, Gathered, Opened, Order},
@@ -24,6 +24,7 @@ const NOTHING: u32 = u32::MAX;
 
 pub(super) fn play() -> Result<()> {
     let mut clients = Clients::new()?;
+    let mut crowd = None;
     for order in orders() {
         match order? {
             Order::Open {
@@ -61,6 +62,19 @@ pub(super) fn play() -> Result<()> {
                 let time = Duration::from_millis(ms);
                 report(&requests::run(address, &path, connections, time)?)?;
             }
+            Order::Crowd {
+                nodes,
+                readers,
+                at_once,
+                awaits,
+            } => {
+                let crowd = crowd.insert(Crowd::of(readers)?);
+                report(&crowd.open(&nodes, at_once, &awaits)?)?;
+            }
+            Order::Await(awaits) => {
+                let crowd: &mut Crowd = crowd.as_mut().ok_or("there is no crowd")?;
+                report(&crowd.awaits(&awaits)?)?;
+            }
             Order::Accept { .. } | Order::Send { .. } => return Err("that is the floor's".into()),
         }
     }
@@ -79,11 +93,11 @@ pub(super) struct Clients {
     each: u32,
     served: usize,
     /// How many are open.
-    open: usize,
+    pub(super) open: usize,
 }
 
 impl Clients {
-    fn new() -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         Ok(Self {
             poll: Poll::new()?,
             events: Events::with_capacity(1_024),

@@ -5,6 +5,7 @@
 pub(crate) mod axum;
 mod churn;
 mod clients;
+mod crowd;
 pub(crate) mod floor;
 mod requests;
 mod viewer;

@@ -10,15 +10,16 @@ use livecount::auth::token::{self, Rules};
 use mio::{Interest, Registry, Token, net::TcpStream};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::{Result, orders::Asks, server::SECRET};
+use crate::{Result, crowd, orders::Asks, server::SECRET};
 
 /// Source addresses, since one has 28,000 ports and a closed connection keeps its own for a
 /// minute.
-const SOURCES: usize = 32;
+const SOURCES: usize = 240;
 
 /// What an event says about its name and its number.
 const COUNT: &[u8] = b"event: count\n";
 const NUMBER: &[u8] = b"\"viewers\":";
+const PARTIAL: &[u8] = b"\"partial\":true";
 
 pub(super) struct Viewer {
     socket: TcpStream,
@@ -34,10 +35,12 @@ pub(super) struct Viewer {
     pub(super) bytes: u64,
     /// The newest number of viewers.
     pub(super) shown: u32,
+    /// Whether that was said to lack other nodes' viewers.
+    pub(super) partial: bool,
 }
 
 impl Viewer {
-    /// Begins to connect, from the source address of its number, and sends the request where that
+    /// Begins to connect, from the source address of its place, and sends the request where that
     /// is possible at once, as it is on loopback.
     pub(super) fn connect(
         registry: &Registry,
@@ -48,7 +51,7 @@ impl Viewer {
     ) -> Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
-        let host = u8::try_from(number % SOURCES + 1)?;
+        let host = u8::try_from(token.0 % SOURCES + 1)?;
         let source = SocketAddr::from((Ipv4Addr::new(127, 0, 0, host), 0));
         socket.bind(&source.into())?;
         match socket.connect(&address.into()) {
@@ -69,6 +72,7 @@ impl Viewer {
             counts: 0,
             bytes: 0,
             shown: 0,
+            partial: false,
         };
         viewer.send()?;
         let interest = Interest::READABLE | Interest::WRITABLE;
@@ -172,6 +176,7 @@ impl Viewer {
         self.open = true;
         self.counts += 1;
         self.shown = number;
+        self.partial = find(event, PARTIAL).is_some();
     }
 }
 
@@ -180,6 +185,12 @@ impl Asks {
         Ok(match self {
             Self::OneBlog => get("/v1/stream?blog_id=42", address),
             Self::OwnBlog => get(&format!("/v1/stream?blog_id={number}"), address),
+            Self::Crowd => {
+                let reader = u32::try_from(number)?;
+                let path = format!("/v1/stream?blog_id={}", crowd::blog(reader));
+                let id = crowd::is_named(reader).then(|| format!("&viewer=reader-{reader}"));
+                get(&(path + &id.unwrap_or_default()), address)
+            }
             Self::Nchan => get("/subscribe", address),
             Self::Ticket => {
                 let (user, hour) = (format!("user-{number}"), Duration::from_hours(1));
