@@ -56,9 +56,8 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 /// How long one request may hold its permit. Nearly all are answered within a millisecond; the
 /// few whose rest is slow to come must not keep the many waiting.
 const PERMIT_TIME: Duration = Duration::from_millis(250);
-/// Most bytes of a head that are waited for outside hyper.
-const PEEKED: usize = 16 << 10;
-/// Largest head: a token of 8 KiB, a ticket of 4, cookies, and as much again.
+/// Largest head: a token of 8 KiB, a ticket of 4, cookies, and as much again. Every head is waited
+/// for outside hyper, up to this size.
 const MAX_HEAD: usize = 32 << 10;
 /// How a client says that it speaks HTTP/2 without being asked (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -144,19 +143,25 @@ fn hand_over(stream: Arc<TcpStream>, aside: Aside, began: Instant, site: &Site) 
 
 /// Waits, outside hyper, for a whole head; true where it is HTTP/2's preface.
 ///
-/// Who sends the head bit by bit waits here, where waiting costs no buffer and no permit. A head
-/// of more than [`PEEKED`] bytes is left to hyper.
+/// Who sends the head bit by bit waits here, where waiting costs no buffer and no permit. One that
+/// is larger than [`MAX_HEAD`] is left to hyper, which refuses it without waiting for the rest.
 async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
     let mut pause = Duration::from_millis(2);
+    let mut looked_at = None;
     loop {
         let ready = stream.ready(Interest::READABLE).await?;
-        match look(stream)? {
-            Start::Preface => return Ok(true),
-            Start::Head => return Ok(false),
-            Start::Nothing => return Err(io::ErrorKind::UnexpectedEof.into()),
-            // No more will come: whatever it is, hyper answers it.
-            Start::Part if ready.is_read_closed() => return Ok(false),
-            Start::Part => {}
+        let arrived = Some(rustix::io::ioctl_fionread(stream)?);
+        // Looking is a copy of all that has arrived, and done only where that is more than before.
+        if looked_at != arrived || ready.is_read_closed() {
+            looked_at = arrived;
+            match look(stream)? {
+                Start::Preface => return Ok(true),
+                Start::Head => return Ok(false),
+                Start::Nothing => return Err(io::ErrorKind::UnexpectedEof.into()),
+                // No more will come: whatever it is, hyper answers it.
+                Start::Part if ready.is_read_closed() => return Ok(false),
+                Start::Part => {}
+            }
         }
         // The rest is on its way. The socket stays readable for what was only looked at, so
         // waiting for that would spin.
@@ -180,7 +185,7 @@ enum Start {
 
 /// Looks at what has arrived without taking it.
 fn look(stream: &TcpStream) -> io::Result<Start> {
-    let mut buffer = [0; PEEKED];
+    let mut buffer = [0; MAX_HEAD];
     let seen = stream.try_io(Interest::READABLE, || {
         let (_, seen) = rustix::net::recv(stream, &mut buffer[..], RecvFlags::PEEK)?;
         Ok(seen)
@@ -199,10 +204,12 @@ fn start(bytes: &[u8]) -> Start {
     }
     // An empty line before the request is ignored (RFC 9112, section 2.2).
     let head = bytes.trim_ascii_start();
-    let whole =
-        head.windows(4).any(|end| end == b"\r\n\r\n") || head.windows(2).any(|end| end == b"\n\n");
+    let mut lines = head.split(|byte| *byte == b'\n');
+    // The first line is never empty here, and the last has not ended.
+    let _ = (lines.next(), lines.next_back());
+    let whole = lines.any(|line| line.is_empty() || line == b"\r");
     let is_preface_so_far = PREFACE.starts_with(bytes);
-    if bytes.len() == PEEKED || (whole && !is_preface_so_far) || is_no_request(head) {
+    if bytes.len() == MAX_HEAD || (whole && !is_preface_so_far) || is_no_request(head) {
         Start::Head
     } else {
         Start::Part
@@ -415,7 +422,7 @@ mod tests {
         assert_eq!(start(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"), Start::Head);
         assert_eq!(start(b"GET / HTTP/1.1\nhost: a\n\n"), Start::Head);
         assert_eq!(start(b"\r\n\r\nGET"), Start::Part);
-        assert_eq!(start(&[b'a'; PEEKED]), Start::Head);
+        assert_eq!(start(&[b'a'; MAX_HEAD]), Start::Head);
     }
 
     #[test]
