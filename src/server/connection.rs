@@ -5,10 +5,7 @@ use std::{
     io,
     net::{IpAddr, Shutdown},
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     task::Poll,
     time::Duration,
 };
@@ -39,7 +36,7 @@ use tokio::{
 use tower::ServiceExt;
 
 use super::{
-    allowance::Allowance,
+    allowance::{Allowance, Requests},
     client::Peer,
     handoff::{Aside, Asked, Handoff},
     io::Io,
@@ -290,18 +287,15 @@ async fn left(stream: &TcpStream, streaming: &Notify) {
 }
 
 async fn http2(stream: &Arc<TcpStream>, peer: IpAddr, router: Router) {
-    let requests = Arc::new(AtomicU64::new(0));
-    let allowance = Allowance::new(Arc::clone(&requests), Instant::now());
-    // Held by each request, and by the body of its answer, as long as they last.
-    let busy = Arc::new(());
-    let holding = Arc::clone(&busy);
+    let requests = Requests::default();
+    let allowance = Allowance::new(requests.clone(), Instant::now());
+    let counting = requests.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        requests.fetch_add(1, Ordering::Relaxed);
-        let hold = Arc::clone(&holding);
+        let open = counting.begin();
         let answer = answer(router.clone(), peer, request);
         async move {
             let hold_on = move |frame| {
-                let _hold = &hold;
+                let _open = &open;
                 frame
             };
             let response = answer.await;
@@ -324,9 +318,11 @@ async fn http2(stream: &Arc<TcpStream>, peer: IpAddr, router: Router) {
         if timeout(HEAD_TIME / 2, connection.as_mut()).await.is_ok() {
             return;
         }
-        // The service holds one, and this function.
-        let is_busy = Arc::strong_count(&busy) > 2;
-        idle_rounds = if is_busy { 0 } else { idle_rounds + 1 };
+        idle_rounds = if requests.open() > 0 {
+            0
+        } else {
+            idle_rounds + 1
+        };
     }
     connection.as_mut().graceful_shutdown();
     let _ = timeout(LINGER, connection).await;
