@@ -39,7 +39,7 @@ use super::{
     allowance::{Allowance, Requests},
     client::Peer,
     handoff::{Aside, Asked, Handoff},
-    io::Io,
+    io::{AskedAt, Io},
 };
 use crate::{
     api::error::{ApiError, Code},
@@ -103,12 +103,12 @@ impl Site {
 }
 
 async fn serve(socket: std::net::TcpStream, peer: IpAddr, site: Site) -> io::Result<()> {
-    let began = Instant::now();
-    let deadline = began + HEAD_TIME;
+    let deadline = Instant::now() + HEAD_TIME;
     socket.set_nonblocking(true)?;
     let stream = Arc::new(TcpStream::from_std(socket)?);
     // Outside hyper until it says something: a silent socket costs no buffers.
-    let preface = timeout_at(deadline, speaks_http2(&stream)).await??;
+    let (preface, asked) = timeout_at(deadline, speaks_http2(&stream)).await??;
+    let asked = AskedAt::at(asked);
     let parsing = Arc::clone(&site.parsing);
     let Ok(permit) = timeout_at(deadline, parsing.acquire_owned()).await? else {
         return Ok(());
@@ -116,7 +116,8 @@ async fn serve(socket: std::net::TcpStream, peer: IpAddr, site: Site) -> io::Res
     if preface {
         drop(permit);
         http2(&stream, peer, site.router).await;
-    } else if let Some(aside) = http1(&stream, peer, &site, permit).await {
+    } else if let Some(aside) = http1(&stream, peer, &site, permit, asked.clone()).await {
+        let began = asked.get().unwrap_or_else(Instant::now);
         return hand_over(stream, *aside, began, &site);
     }
     linger(&stream).await;
@@ -138,25 +139,28 @@ fn hand_over(stream: Arc<TcpStream>, aside: Aside, began: Instant, site: &Site) 
     Ok(())
 }
 
-/// Waits, outside hyper, for a whole head; true where it is HTTP/2's preface.
+/// Waits, outside hyper, for a whole head; true where it is HTTP/2's preface. Answers when the
+/// first of it came, too.
 ///
 /// Who sends the head bit by bit waits here, where waiting costs no buffer and no permit. One that
 /// is larger than [`MAX_HEAD`] is left to hyper, which refuses it without waiting for the rest.
-async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
+async fn speaks_http2(stream: &TcpStream) -> io::Result<(bool, Instant)> {
     let mut pause = Duration::from_millis(2);
     let mut looked_at = None;
+    let mut first = None;
     loop {
         let ready = stream.ready(Interest::READABLE).await?;
+        let first = *first.get_or_insert_with(Instant::now);
         let arrived = Some(rustix::io::ioctl_fionread(stream)?);
         // Looking is a copy of all that has arrived, and done only where that is more than before.
         if looked_at != arrived || ready.is_read_closed() {
             looked_at = arrived;
             match look(stream)? {
-                Start::Preface => return Ok(true),
-                Start::Head => return Ok(false),
+                Start::Preface => return Ok((true, first)),
+                Start::Head => return Ok((false, first)),
                 Start::Nothing => return Err(io::ErrorKind::UnexpectedEof.into()),
                 // No more will come: whatever it is, hyper answers it.
-                Start::Part if ready.is_read_closed() => return Ok(false),
+                Start::Part if ready.is_read_closed() => return Ok((false, first)),
                 Start::Part => {}
             }
         }
@@ -219,6 +223,7 @@ async fn http1(
     peer: IpAddr,
     site: &Site,
     permit: OwnedSemaphorePermit,
+    asked: AskedAt,
 ) -> Option<Box<Aside>> {
     // Held until the first head is read; what is between requests holds none.
     let permit = Arc::new(Mutex::new(Some(permit)));
@@ -250,7 +255,7 @@ async fn http1(
             Ok::<_, Infallible>(response)
         }
     });
-    let io = TokioIo::new(Io::new(Arc::clone(stream)));
+    let io = TokioIo::new(Io::new(Arc::clone(stream), asked));
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
