@@ -32,6 +32,11 @@ pub(super) struct Room {
 }
 
 impl Room {
+    /// How many slots are in it, or more while some of them leave.
+    pub(super) fn readers(&self) -> usize {
+        self.members.len()
+    }
+
     /// Gives most of a list back from which most have gone.
     fn shrink(&mut self) {
         if self.members.capacity() > KEPT && self.members.len() < self.members.capacity() / 4 {

@@ -26,7 +26,7 @@ use super::{
     slot::{Holds, Place, Slot, is_ghost, low},
     telling::Kind,
     timing::{TICK, tick_after, tick_of},
-    wheel::{Tick, Wheel},
+    wheel::{Entry, Tick, Wheel},
     words::{LookUp, Words},
 };
 use crate::{
@@ -59,6 +59,8 @@ pub(super) struct Shard {
     pub(super) slots: Slab<Slot>,
     pub(super) rooms: Rooms,
     pub(super) wheel: Wheel,
+    /// Slots of a tick that are still to be looked at.
+    pub(super) due: (Tick, Vec<Entry>),
     /// Room for the words of one round, empty between two.
     taken: Vec<Word>,
     /// Orders and messages that wait for the message before them.
@@ -101,6 +103,7 @@ impl Shard {
             slots: Slab::new(),
             rooms: Rooms::default(),
             wheel: Wheel::new(),
+            due: (0, Vec::new()),
             taken: Vec::new(),
             words: Words::default(),
             lapsed: None,
@@ -163,7 +166,8 @@ impl Shard {
             || !self.passes.is_empty()
             || self.message.is_some()
             || self.lapsed.is_some()
-            || !self.words.is_empty();
+            || !self.words.is_empty()
+            || !self.due.1.is_empty();
         if busy {
             Some(Duration::ZERO)
         } else if self.wheel.is_empty() && !self.has_endings() {

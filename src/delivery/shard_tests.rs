@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{
     hub::{
-        ConnectionId, Entry, Frame, Hub, Identity, Post, Resume, RoomId, RoomKey, SlotId, Tempo,
-        Word,
+        ConnectionId, Entry, Frame, Hub, Identity, Kick, Post, Resume, RoomId, RoomKey, SlotId,
+        Tempo, Word,
     },
     sse::Encoder,
 };
@@ -56,8 +56,13 @@ impl Bench {
 
     /// Hands a socket over as the stream of somebody in `blog:a`.
     fn adopt(&mut self, socket: TcpStream) {
+        self.adopt_in("blog:a", socket);
+    }
+
+    /// The same in another room.
+    fn adopt_in(&mut self, room: &str, socket: TcpStream) -> ConnectionId {
         let now = Instant::now();
-        let (connection, room) = (ConnectionId::random(), RoomId::parse("blog:a").unwrap());
+        let (connection, room) = (ConnectionId::random(), RoomId::parse(room).unwrap());
         let expires = now + Duration::from_secs(3_600);
         let registration = self.hub.register(Entry {
             connection,
@@ -91,6 +96,13 @@ impl Bench {
             chunked: true,
             began: now,
         });
+        connection
+    }
+
+    fn publish(&mut self, room: &str, data: &str) {
+        let (room, now) = (RoomId::parse(room).unwrap(), Instant::now());
+        let frame = |id| crate::sse::message("message", &room, data, id);
+        self.hub.publish(&room, None, frame, now).unwrap();
     }
 
     /// Takes what the hub said, and tells it.
@@ -221,4 +233,66 @@ fn a_reader_that_does_not_keep_up_is_behind_until_it_does() {
         bench.shard.go_on(id);
     }
     reading.join().unwrap();
+}
+
+/// A shard with a large room that many messages were just sent to, and one reader of another.
+fn flooded(messages: usize) -> (Bench, Vec<TcpStream>, TcpStream, ConnectionId) {
+    let mut bench = Bench::new();
+    let mut crowd = Vec::new();
+    for _ in 0..100 {
+        let (client, ours) = bench.connect();
+        crowd.push(client);
+        bench.adopt(ours);
+    }
+    let (client, ours) = bench.connect();
+    client
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    let connection = bench.adopt_in("blog:b", ours);
+    for number in 0..messages {
+        bench.publish("blog:a", &number.to_string());
+    }
+    (bench, crowd, client, connection)
+}
+
+#[test]
+fn a_kick_does_not_wait_for_the_messages_of_others() {
+    let (mut bench, _crowd, mut client, connection) = flooded(150);
+    bench.publish("blog:b", "\"last\"");
+    let kick = Kick {
+        block: Duration::ZERO,
+        everywhere: true,
+        permitted: &|_| true,
+    };
+    bench.hub.kick(connection, kick, Instant::now()).unwrap();
+    // All that is before it, its own message too, and no more: 15,000 writes are some 15 turns.
+    for _ in 0..17 {
+        bench.take_words();
+    }
+    let said = read_to(&mut client, "\r\n0\r\n\r\n");
+    assert!(said.contains("\"last\"}"), "{said}");
+    assert!(said.contains("\"kicked\""), "{said}");
+
+    let (mut bench, _crowd, mut client, connection) = flooded(150);
+    let kick = Kick {
+        block: Duration::ZERO,
+        everywhere: true,
+        permitted: &|_| true,
+    };
+    bench.hub.kick(connection, kick, Instant::now()).unwrap();
+    bench.take_words();
+    let said = read_to(&mut client, "\r\n0\r\n\r\n");
+    assert!(said.contains("\"kicked\""), "{said}");
+}
+
+#[test]
+fn a_message_waits_for_no_more_than_some_writes_to_another_room() {
+    let (mut bench, _crowd, mut client, _) = flooded(2_000);
+    bench.publish("blog:b", "\"last\"");
+    // 20,000 writes, and as many for each of a hundred readers as it is looked up.
+    for _ in 0..30 {
+        bench.take_words();
+    }
+    let said = read_to(&mut client, "\"last\"}\n\n");
+    assert!(!said.contains("reset"), "{said}");
 }

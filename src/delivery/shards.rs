@@ -33,7 +33,7 @@ pub struct Arrival {
     pub subscription: Subscription,
     /// True for HTTP/1.1, which frames the body in chunks; HTTP/1.0 knows none.
     pub chunked: bool,
-    /// When the connection was accepted.
+    /// When the first byte of its request came.
     pub began: Instant,
 }
 
@@ -193,8 +193,8 @@ impl Drop for Running {
     }
 }
 
-/// Upper bounds of the buckets of join latency, in milliseconds: from accepting the connection to
-/// the first count.
+/// Upper bounds of the buckets of join latency, in milliseconds: from the first byte of the request
+/// to the first count.
 pub const LATENCY_MS: [u64; 10] = [1, 2, 5, 10, 20, 50, 100, 250, 1_000, 5_000];
 
 /// What one shard did since its start. Only the shard itself writes.

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::{
@@ -32,9 +33,15 @@ pub(super) enum Kind {
 impl Shard {
     /// Puts a word where it waits for its turn.
     pub(super) fn sort(&mut self, word: Word) {
-        let Word::Count(key, version, frame) = word else {
-            self.words.push(word);
-            return;
+        let (key, version, frame) = match word {
+            Word::Count(key, version, frame) => (key, version, frame),
+            Word::Order(id, order @ Order::End(..)) => return self.sort_end(id, order),
+            Word::Message(key, ..) => {
+                let readers = self.rooms.find(key);
+                let readers = readers.map_or(0, |room| self.rooms.get(room).readers());
+                return self.words.push(word, readers);
+            }
+            Word::Order(..) | Word::Personal(..) => return self.words.push(word, 1),
         };
         let Some(room) = self.rooms.find(key) else {
             // Whoever enters it is told the newest count then.
@@ -48,6 +55,17 @@ impl Shard {
         if replaced.is_some() {
             self.way.stats.conflated();
         }
+    }
+
+    fn sort_end(&mut self, id: SlotId, order: Order) {
+        let slot = self.slots.get(id.index as usize);
+        let Some(slot) = slot.filter(|slot| slot.generation == id.generation) else {
+            return;
+        };
+        let joined = slot.places.iter().filter(|place| place.joined);
+        let rooms = joined.map(|place| self.rooms.get(place.room).key);
+        let rooms: SmallVec<[RoomKey; 4]> = rooms.collect();
+        self.words.push_end(id, order, &rooms);
     }
 
     /// Tells counts, messages and orders, for one turn.

@@ -15,6 +15,8 @@ use crate::{
     sse::Text,
 };
 
+/// Most slots that are looked at before others have their turn: some 6 ms, where all are pinged.
+const LOOKS: usize = 1_000;
 /// Length of a tick.
 pub(super) const TICK: Duration = Duration::from_millis(1_000 / TICKS_PER_SECOND as u64);
 
@@ -27,15 +29,24 @@ impl Shard {
         self.look_at(id);
     }
 
-    /// Looks at the slots whose time it is.
+    /// Looks at the slots whose time it is, at no more than [`LOOKS`] of them.
     pub(super) fn turn(&mut self) {
         let now = self.tick();
-        while let Some((tick, entries)) = self.wheel.turn(now) {
-            for (index, generation) in entries {
-                let id = SlotId { index, generation };
-                if self.slot(id).is_some_and(|slot| slot.check == tick) {
-                    self.look_at(id);
-                }
+        for _ in 0..LOOKS {
+            while self.due.1.is_empty() {
+                let Some(next) = self.wheel.turn(now) else {
+                    return;
+                };
+                self.due = next;
+            }
+            let (tick, entries) = &mut self.due;
+            let tick = *tick;
+            let Some((index, generation)) = entries.pop() else {
+                return;
+            };
+            let id = SlotId { index, generation };
+            if self.slot(id).is_some_and(|slot| slot.check == tick) {
+                self.look_at(id);
             }
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    Blocked, ConnectionId, Identity, Kick, KickError, Order, Reason, RoomId, UserId,
+    Blocked, ConnectionId, Identity, Kick, KickError, Order, Outlet, Reason, RoomId, UserId,
     connection::Phase, pulse::Due, room::Viewer, state::State, wakes::Wakes,
 };
 impl State {
@@ -37,6 +37,7 @@ impl State {
         self.record_node(now);
         match phase {
             Phase::Open => {
+                self.forget_end(index);
                 self.turnover.ended[reason as usize] += 1;
                 self.order(index, Order::End(reason, self.log.head), wakes);
             }
@@ -66,20 +67,12 @@ impl State {
         }
     }
 
-    /// Ends a stream with a task of its own where its time is over: its reader may have shut the
-    /// window for good, and then the task never runs to see the end by itself.
-    pub(super) fn look_after(&mut self, index: u32, serial: u64, now: Instant, wakes: &mut Wakes) {
-        let Some(connection) = self.connections.of(index, serial) else {
-            return;
-        };
-        if connection.phase != Phase::Open {
-            return;
-        }
-        let expires = connection.expires;
-        if expires <= now {
-            self.count_out(index, Reason::Expired, now, wakes);
-        } else {
-            wakes.pulse |= self.calendar.add(expires, Due::Task(index, serial));
+    /// Takes the end of a stream with a task of its own out of the calendar.
+    fn forget_end(&mut self, index: u32) {
+        let connection = self.connections.get(index);
+        if let Outlet::Inbox(_) = connection.outlet {
+            let due = Due::Task(index, connection.serial);
+            self.calendar.remove(connection.expires, due);
         }
     }
 
@@ -96,10 +89,12 @@ impl State {
         let Some(connection) = self.connections.of(index, serial) else {
             return;
         };
-        if connection.phase == Phase::Open {
+        let phase = connection.phase;
+        if phase == Phase::Open {
             self.turnover.broken += 1;
+            self.forget_end(index);
         }
-        match connection.phase {
+        match phase {
             Phase::Open if !grace.is_zero() && !self.draining => {
                 let until = now + grace;
                 self.connections.at(index).phase = Phase::Lingering(until);
@@ -247,5 +242,100 @@ impl State {
         for index in some {
             self.count_out(index, Reason::Shutdown, now, wakes);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        hub::{Entry, Hub, Inbox, Registration, Resume, Tempo},
+        sse::Encoder,
+    };
+
+    const DAY: Duration = Duration::from_hours(24);
+
+    fn hub(leave_grace: Duration) -> Hub {
+        let tempo = Tempo {
+            push_interval: Duration::from_millis(100),
+            leave_grace,
+        };
+        Hub::new(Box::new(Encoder), tempo)
+    }
+
+    /// Opens a stream with a task of its own, which is in no room.
+    fn open(hub: &Hub, now: Instant) -> (ConnectionId, Registration) {
+        let connection = ConnectionId::random();
+        let mut registration = hub.register(Entry {
+            connection,
+            identity: Identity::Connection,
+            rooms: Vec::new(),
+            watching: Vec::new(),
+            grants: None,
+            expires: now + DAY,
+            since_ms: 0,
+            resume: Resume::Fresh,
+            by_ticket: false,
+        });
+        registration.open(&Inbox::new(), now).unwrap();
+        (connection, registration)
+    }
+
+    fn due(hub: &Hub) -> usize {
+        hub.0.state.lock().calendar.len()
+    }
+
+    #[test]
+    fn nothing_is_due_of_streams_that_are_gone() {
+        let now = Instant::now();
+        let hub = hub(Duration::ZERO);
+        for _ in 0..100 {
+            let (left, open_until_then) = open(&hub, now);
+            hub.goodbye(left, now);
+            drop(open_until_then);
+            let (_, broken) = open(&hub, now);
+            assert_eq!(due(&hub), 1);
+            drop(broken);
+        }
+        assert_eq!((due(&hub), hub.totals().held), (0, 0));
+    }
+
+    #[test]
+    fn of_a_stream_that_broke_only_its_grace_is_due() {
+        let now = Instant::now();
+        let hub = hub(Duration::from_secs(60));
+        let (_, broken) = open(&hub, now);
+        drop(broken);
+        assert_eq!(due(&hub), 1);
+        let _ = hub.pulse(Instant::now() + Duration::from_secs(61));
+        assert_eq!((due(&hub), hub.totals().held), (0, 0));
+    }
+
+    #[test]
+    fn a_stream_that_is_renewed_over_and_over_ends_once_and_when_it_was_last_told() {
+        let now = Instant::now();
+        let hub = hub(Duration::ZERO);
+        let (connection, _registration) = open(&hub, now);
+        for second in 1..=1_000 {
+            let expires = now + DAY - Duration::from_secs(second);
+            assert!(hub.renew(connection, expires, None).is_some());
+        }
+        assert_eq!(due(&hub), 1);
+        let _ = hub.pulse(now + DAY - Duration::from_secs(1_001));
+        assert_eq!(hub.totals().turnover.ended[Reason::Expired as usize], 0);
+        let _ = hub.pulse(now + DAY - Duration::from_secs(1_000));
+        assert_eq!(hub.totals().turnover.ended[Reason::Expired as usize], 1);
+        assert_eq!(due(&hub), 0);
+    }
+
+    #[test]
+    fn orders_of_new_ends_do_not_pile_up() {
+        let (inbox, now) = (Inbox::new(), Instant::now());
+        for second in 0..1_000 {
+            inbox.push(Order::Expires(now + Duration::from_secs(second)));
+        }
+        assert_eq!(inbox.len(), 1);
+        let last = now + Duration::from_secs(999);
+        assert!(matches!(inbox.pop(), Some(Order::Expires(at)) if at == last));
     }
 }

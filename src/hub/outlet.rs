@@ -205,9 +205,14 @@ impl Inbox {
         Arc::default()
     }
 
-    /// Adds an order, without waking anybody.
+    /// Adds an order, without waking anybody. Of ends that were ordered one after the other the last
+    /// holds.
     pub fn push(&self, order: Order) {
-        self.0.lock().orders.push_back(order);
+        let orders = &mut self.0.lock().orders;
+        match (orders.back_mut(), order) {
+            (Some(Order::Expires(before)), Order::Expires(at)) => *before = at,
+            (_, order) => orders.push_back(order),
+        }
     }
 
     /// Tells the reader that something waits for it.

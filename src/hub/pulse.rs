@@ -3,7 +3,7 @@
 //! The first change in a quiet room is due at once; what follows waits for the room's gap, so
 //! that a storm of joins costs one frame per gap and not one per join.
 
-use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use tokio::time::Instant;
 
@@ -41,19 +41,20 @@ pub(super) enum Due {
     Partial(RoomKey),
     /// The grace of a broken stream ends: its place and serial.
     Linger(u32, u64),
-    /// A stream with a task of its own comes to its end: its place and serial.
+    /// A stream with a task of its own comes to its end: its place and serial. There is one for each
+    /// that is open, at the moment when it expires.
     Task(u32, u64),
 }
 
-/// What is due when, soonest first.
+/// What is due when, soonest first. As large as what is due now: what comes to nothing is removed.
 #[derive(Debug, Default)]
-pub(super) struct Calendar(BinaryHeap<Reverse<(Instant, Due)>>);
+pub(super) struct Calendar(BTreeSet<(Instant, Due)>);
 
 impl Calendar {
     /// Notes what is due; true where nothing is due sooner.
     pub(super) fn add(&mut self, at: Instant, due: Due) -> bool {
         let first = self.next().is_none_or(|next| at < next);
-        self.0.push(Reverse((at, due)));
+        self.0.insert((at, due));
         first
     }
 
@@ -62,12 +63,23 @@ impl Calendar {
         if self.next()? > now {
             return None;
         }
-        self.0.pop().map(|Reverse((_, due))| due)
+        self.0.pop_first().map(|(_, due)| due)
+    }
+
+    /// Removes what was noted for that moment, if it is still there.
+    pub(super) fn remove(&mut self, at: Instant, due: Due) {
+        self.0.remove(&(at, due));
+    }
+
+    /// How many things are due.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// When the next thing is due.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.0.peek().map(|Reverse((at, _))| *at)
+        self.0.first().map(|(at, _)| *at)
     }
 }
 

@@ -409,12 +409,12 @@ impl State {
     ) -> Option<ConnectionInfo> {
         let index = self.open_connection(id)?;
         let connection = self.connections.at(index);
-        connection.expires = expires;
+        let before = std::mem::replace(&mut connection.expires, expires);
         connection.grants = grants;
         let serial = connection.serial;
         if let Outlet::Inbox(_) = connection.outlet {
-            // The end that was noted before asks again when it comes; an earlier one is new.
             let due = Due::Task(index, serial);
+            self.calendar.remove(before, due);
             wakes.pulse |= self.calendar.add(expires, due);
         }
         self.order(index, Order::Expires(expires), wakes);

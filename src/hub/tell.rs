@@ -48,7 +48,11 @@ impl State {
                         self.touch(key.index, now, wakes);
                     }
                 }
-                Due::Task(index, serial) => self.look_after(index, serial, now, wakes),
+                // Its reader may have shut the window for good, and then the task never runs to
+                // see the end by itself.
+                Due::Task(index, serial) => {
+                    self.end(index, serial, Reason::Expired, now, wakes);
+                }
                 Due::Linger(index, serial) => {
                     let lingering = self
                         .connections

@@ -16,7 +16,8 @@ use std::{
 use tokio::time::Instant;
 
 /// Most bytes that may come before anything is earned: hyper's window of a connection, 1 MiB, and
-/// as much again for the heads of as many requests as are let in at a time.
+/// as much again for the heads of as many requests as are let in at a time. What was earned beyond
+/// it is kept only for requests that are open, whose bodies may still be on their way.
 const MOST: u64 = 2 << 20;
 /// What a request earns: its head of 128 KiB and its body, with what comes on top.
 const REQUEST: u64 = 256 << 10;
@@ -26,18 +27,52 @@ const SECOND: u64 = 1 << 10;
 /// the answer to a `PING` is as long as the `PING` and must not pay for it.
 const SENT: u64 = 4;
 
+/// The requests of one connection, counted by whoever answers them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Requests(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// Since the last look.
+    begun: AtomicU64,
+    open: AtomicU64,
+}
+
+/// One request, open until the body of its answer is gone.
+#[derive(Debug)]
+pub(super) struct OpenRequest(Requests);
+
+impl Requests {
+    /// Counts one that has just begun.
+    pub(super) fn begin(&self) -> OpenRequest {
+        self.0.begun.fetch_add(1, Ordering::Relaxed);
+        self.0.open.fetch_add(1, Ordering::Relaxed);
+        OpenRequest(self.clone())
+    }
+
+    /// How many are open.
+    pub(super) fn open(&self) -> u64 {
+        self.0.open.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        self.0.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// What one connection may still send.
 #[derive(Debug)]
 pub(super) struct Allowance {
     left: u64,
     since: Instant,
     sent: u64,
-    /// Requests since the last look, counted by whoever answers them.
-    requests: Arc<AtomicU64>,
+    requests: Requests,
 }
 
 impl Allowance {
-    pub(super) fn new(requests: Arc<AtomicU64>, now: Instant) -> Self {
+    pub(super) fn new(requests: Requests, now: Instant) -> Self {
         Self {
             left: MOST,
             since: now,
@@ -55,12 +90,18 @@ impl Allowance {
     pub(super) fn take(&mut self, bytes: usize, now: Instant) -> bool {
         let seconds = now.duration_since(self.since).as_secs();
         self.since += Duration::from_secs(seconds);
-        let requests = self.requests.swap(0, Ordering::Relaxed);
-        let earned = seconds
+        let begun = self.requests.0.begun.swap(0, Ordering::Relaxed);
+        let time_and_sent = seconds
             .saturating_mul(SECOND)
-            .saturating_add(requests.saturating_mul(REQUEST))
             .saturating_add(std::mem::take(&mut self.sent) / SENT);
-        self.left = self.left.saturating_add(earned).min(MOST);
+        let bodies = self.requests.open().saturating_mul(REQUEST);
+        let most = MOST.saturating_add(bodies);
+        // Neither time nor what is sent raises it above what there was, requests do.
+        let left = self
+            .left
+            .saturating_add(time_and_sent)
+            .min(self.left.max(MOST));
+        self.left = left.saturating_add(begun.saturating_mul(REQUEST)).min(most);
         let left = self.left.checked_sub(bytes as u64);
         self.left = left.unwrap_or(0);
         left.is_some()
@@ -84,7 +125,7 @@ mod tests {
     #[test]
     fn a_flood_that_is_answered_byte_for_byte_comes_to_its_end() {
         let now = Instant::now();
-        let mut allowance = Allowance::new(Arc::default(), now);
+        let mut allowance = Allowance::new(Requests::default(), now);
         let sum = taken(&mut allowance, 17, 17, now);
         assert!(sum < 3 << 20, "{sum}");
     }
@@ -92,19 +133,47 @@ mod tests {
     #[test]
     fn requests_and_windows_of_what_was_sent_go_on_for_ever() {
         let now = Instant::now();
-        let requests = Arc::new(AtomicU64::new(0));
-        let mut allowance = Allowance::new(Arc::clone(&requests), now);
+        let requests = Requests::default();
+        let mut allowance = Allowance::new(requests.clone(), now);
         assert!(taken(&mut allowance, 26, 140, now) >= 100 << 20);
         for _ in 0..1_000 {
-            requests.fetch_add(1, Ordering::Relaxed);
+            drop(requests.begin());
             assert!(allowance.take(200 << 10, now));
         }
     }
 
     #[test]
+    fn bodies_may_come_after_the_heads_of_all() {
+        let now = Instant::now();
+        let requests = Requests::default();
+        let mut allowance = Allowance::new(requests.clone(), now);
+        let mut open: Vec<OpenRequest> = (0..250).map(|_| requests.begin()).collect();
+        for _ in 0..250 {
+            assert!(allowance.take(100, now));
+        }
+        while let Some(request) = open.pop() {
+            assert!(allowance.take(200 << 10, now), "{} are open", open.len());
+            drop(request);
+        }
+        // What they did not need is not kept for anything else.
+        assert!(taken(&mut allowance, 512, 0, now) <= 2 << 20);
+    }
+
+    #[test]
+    fn open_requests_let_nothing_else_earn_more() {
+        let now = Instant::now();
+        let requests = Requests::default();
+        let mut allowance = Allowance::new(requests.clone(), now);
+        let _open: Vec<OpenRequest> = (0..250).map(|_| requests.begin()).collect();
+        assert!(allowance.take(252 * (256 << 10), now));
+        let much_later = now + Duration::from_hours(48);
+        assert!(taken(&mut allowance, 512, 0, much_later) <= 6 << 20);
+    }
+
+    #[test]
     fn time_earns_too_and_no_more_than_there_was() {
         let now = Instant::now();
-        let mut allowance = Allowance::new(Arc::default(), now);
+        let mut allowance = Allowance::new(Requests::default(), now);
         assert!(!allowance.take(3 << 20, now));
         let later = now + Duration::from_secs(10);
         assert_eq!(taken(&mut allowance, 512, 0, later), 10 << 10);

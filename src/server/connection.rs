@@ -5,10 +5,7 @@ use std::{
     io,
     net::{IpAddr, Shutdown},
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     task::Poll,
     time::Duration,
 };
@@ -39,10 +36,10 @@ use tokio::{
 use tower::ServiceExt;
 
 use super::{
-    allowance::Allowance,
+    allowance::{Allowance, Requests},
     client::Peer,
     handoff::{Aside, Asked, Handoff},
-    io::Io,
+    io::{AskedAt, Io},
 };
 use crate::{
     api::error::{ApiError, Code},
@@ -56,9 +53,8 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 /// How long one request may hold its permit. Nearly all are answered within a millisecond; the
 /// few whose rest is slow to come must not keep the many waiting.
 const PERMIT_TIME: Duration = Duration::from_millis(250);
-/// Most bytes of a head that are waited for outside hyper.
-const PEEKED: usize = 16 << 10;
-/// Largest head: a token of 8 KiB, a ticket of 4, cookies, and as much again.
+/// Largest head: a token of 8 KiB, a ticket of 4, cookies, and as much again. Every head is waited
+/// for outside hyper, up to this size.
 const MAX_HEAD: usize = 32 << 10;
 /// How a client says that it speaks HTTP/2 without being asked (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -107,12 +103,12 @@ impl Site {
 }
 
 async fn serve(socket: std::net::TcpStream, peer: IpAddr, site: Site) -> io::Result<()> {
-    let began = Instant::now();
-    let deadline = began + HEAD_TIME;
+    let deadline = Instant::now() + HEAD_TIME;
     socket.set_nonblocking(true)?;
     let stream = Arc::new(TcpStream::from_std(socket)?);
     // Outside hyper until it says something: a silent socket costs no buffers.
-    let preface = timeout_at(deadline, speaks_http2(&stream)).await??;
+    let (preface, asked) = timeout_at(deadline, speaks_http2(&stream)).await??;
+    let asked = AskedAt::at(asked);
     let parsing = Arc::clone(&site.parsing);
     let Ok(permit) = timeout_at(deadline, parsing.acquire_owned()).await? else {
         return Ok(());
@@ -120,7 +116,8 @@ async fn serve(socket: std::net::TcpStream, peer: IpAddr, site: Site) -> io::Res
     if preface {
         drop(permit);
         http2(&stream, peer, site.router).await;
-    } else if let Some(aside) = http1(&stream, peer, &site, permit).await {
+    } else if let Some(aside) = http1(&stream, peer, &site, permit, asked.clone()).await {
+        let began = asked.get().unwrap_or_else(Instant::now);
         return hand_over(stream, *aside, began, &site);
     }
     linger(&stream).await;
@@ -142,21 +139,30 @@ fn hand_over(stream: Arc<TcpStream>, aside: Aside, began: Instant, site: &Site) 
     Ok(())
 }
 
-/// Waits, outside hyper, for a whole head; true where it is HTTP/2's preface.
+/// Waits, outside hyper, for a whole head; true where it is HTTP/2's preface. Answers when the
+/// first of it came, too.
 ///
-/// Who sends the head bit by bit waits here, where waiting costs no buffer and no permit. A head
-/// of more than [`PEEKED`] bytes is left to hyper.
-async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
+/// Who sends the head bit by bit waits here, where waiting costs no buffer and no permit. One that
+/// is larger than [`MAX_HEAD`] is left to hyper, which refuses it without waiting for the rest.
+async fn speaks_http2(stream: &TcpStream) -> io::Result<(bool, Instant)> {
     let mut pause = Duration::from_millis(2);
+    let mut looked_at = None;
+    let mut first = None;
     loop {
         let ready = stream.ready(Interest::READABLE).await?;
-        match look(stream)? {
-            Start::Preface => return Ok(true),
-            Start::Head => return Ok(false),
-            Start::Nothing => return Err(io::ErrorKind::UnexpectedEof.into()),
-            // No more will come: whatever it is, hyper answers it.
-            Start::Part if ready.is_read_closed() => return Ok(false),
-            Start::Part => {}
+        let first = *first.get_or_insert_with(Instant::now);
+        let arrived = Some(rustix::io::ioctl_fionread(stream)?);
+        // Looking is a copy of all that has arrived, and done only where that is more than before.
+        if looked_at != arrived || ready.is_read_closed() {
+            looked_at = arrived;
+            match look(stream)? {
+                Start::Preface => return Ok((true, first)),
+                Start::Head => return Ok((false, first)),
+                Start::Nothing => return Err(io::ErrorKind::UnexpectedEof.into()),
+                // No more will come: whatever it is, hyper answers it.
+                Start::Part if ready.is_read_closed() => return Ok((false, first)),
+                Start::Part => {}
+            }
         }
         // The rest is on its way. The socket stays readable for what was only looked at, so
         // waiting for that would spin.
@@ -180,7 +186,7 @@ enum Start {
 
 /// Looks at what has arrived without taking it.
 fn look(stream: &TcpStream) -> io::Result<Start> {
-    let mut buffer = [0; PEEKED];
+    let mut buffer = [0; MAX_HEAD];
     let seen = stream.try_io(Interest::READABLE, || {
         let (_, seen) = rustix::net::recv(stream, &mut buffer[..], RecvFlags::PEEK)?;
         Ok(seen)
@@ -199,10 +205,12 @@ fn start(bytes: &[u8]) -> Start {
     }
     // An empty line before the request is ignored (RFC 9112, section 2.2).
     let head = bytes.trim_ascii_start();
-    let whole =
-        head.windows(4).any(|end| end == b"\r\n\r\n") || head.windows(2).any(|end| end == b"\n\n");
+    let mut lines = head.split(|byte| *byte == b'\n');
+    // The first line is never empty here, and the last has not ended.
+    let _ = (lines.next(), lines.next_back());
+    let whole = lines.any(|line| line.is_empty() || line == b"\r");
     let is_preface_so_far = PREFACE.starts_with(bytes);
-    if bytes.len() == PEEKED || (whole && !is_preface_so_far) || is_no_request(head) {
+    if bytes.len() == MAX_HEAD || (whole && !is_preface_so_far) || is_no_request(head) {
         Start::Head
     } else {
         Start::Part
@@ -215,6 +223,7 @@ async fn http1(
     peer: IpAddr,
     site: &Site,
     permit: OwnedSemaphorePermit,
+    asked: AskedAt,
 ) -> Option<Box<Aside>> {
     // Held until the first head is read; what is between requests holds none.
     let permit = Arc::new(Mutex::new(Some(permit)));
@@ -246,7 +255,7 @@ async fn http1(
             Ok::<_, Infallible>(response)
         }
     });
-    let io = TokioIo::new(Io::new(Arc::clone(stream)));
+    let io = TokioIo::new(Io::new(Arc::clone(stream), asked));
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
@@ -283,18 +292,15 @@ async fn left(stream: &TcpStream, streaming: &Notify) {
 }
 
 async fn http2(stream: &Arc<TcpStream>, peer: IpAddr, router: Router) {
-    let requests = Arc::new(AtomicU64::new(0));
-    let allowance = Allowance::new(Arc::clone(&requests), Instant::now());
-    // Held by each request, and by the body of its answer, as long as they last.
-    let busy = Arc::new(());
-    let holding = Arc::clone(&busy);
+    let requests = Requests::default();
+    let allowance = Allowance::new(requests.clone(), Instant::now());
+    let counting = requests.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        requests.fetch_add(1, Ordering::Relaxed);
-        let hold = Arc::clone(&holding);
+        let open = counting.begin();
         let answer = answer(router.clone(), peer, request);
         async move {
             let hold_on = move |frame| {
-                let _hold = &hold;
+                let _open = &open;
                 frame
             };
             let response = answer.await;
@@ -317,9 +323,11 @@ async fn http2(stream: &Arc<TcpStream>, peer: IpAddr, router: Router) {
         if timeout(HEAD_TIME / 2, connection.as_mut()).await.is_ok() {
             return;
         }
-        // The service holds one, and this function.
-        let is_busy = Arc::strong_count(&busy) > 2;
-        idle_rounds = if is_busy { 0 } else { idle_rounds + 1 };
+        idle_rounds = if requests.open() > 0 {
+            0
+        } else {
+            idle_rounds + 1
+        };
     }
     connection.as_mut().graceful_shutdown();
     let _ = timeout(LINGER, connection).await;
@@ -415,7 +423,7 @@ mod tests {
         assert_eq!(start(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"), Start::Head);
         assert_eq!(start(b"GET / HTTP/1.1\nhost: a\n\n"), Start::Head);
         assert_eq!(start(b"\r\n\r\nGET"), Start::Part);
-        assert_eq!(start(&[b'a'; PEEKED]), Start::Head);
+        assert_eq!(start(&[b'a'; MAX_HEAD]), Start::Head);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
@@ -31,11 +32,38 @@ pub(super) struct Io {
     past_first_line: bool,
     /// What may still come, where that is bounded here.
     allowance: Option<Allowance>,
+    asked: AskedAt,
+}
+
+/// When the first byte of the request came that is not answered yet, if there is one.
+#[derive(Debug, Clone, Default)]
+pub(super) struct AskedAt(Arc<Mutex<Option<Instant>>>);
+
+impl AskedAt {
+    /// A request that began to arrive then.
+    pub(super) fn at(moment: Instant) -> Self {
+        Self(Arc::new(Mutex::new(Some(moment))))
+    }
+
+    /// That moment.
+    pub(super) fn get(&self) -> Option<Instant> {
+        *self.0.lock()
+    }
+
+    fn note(&self) {
+        self.0.lock().get_or_insert_with(Instant::now);
+    }
+
+    fn answered(&self) {
+        *self.0.lock() = None;
+    }
 }
 
 impl Io {
-    pub(super) fn new(stream: Arc<TcpStream>) -> Self {
+    /// A socket whose first request began to arrive at `asked`, where later ones are noted too.
+    pub(super) fn new(stream: Arc<TcpStream>, asked: AskedAt) -> Self {
         Self {
+            asked,
             stream,
             exchanged: None,
             past_first_line: false,
@@ -47,7 +75,7 @@ impl Io {
     pub(super) fn bounded(stream: Arc<TcpStream>, allowance: Allowance) -> Self {
         Self {
             allowance: Some(allowance),
-            ..Self::new(stream)
+            ..Self::new(stream, AskedAt::default())
         }
     }
 
@@ -78,6 +106,9 @@ impl AsyncRead for Io {
                         && !allowance.take(bytes, Instant::now())
                     {
                         return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+                    }
+                    if bytes > 0 {
+                        this.asked.note();
                     }
                     this.past_first_line |= buffer.filled()[before..].contains(&b'\n');
                     return Poll::Ready(Ok(()));
@@ -128,6 +159,7 @@ impl AsyncWrite for Io {
             }
         }
         let sent = ready!(self.poll_send(cx, bytes))?;
+        self.asked.answered();
         if let Some(allowance) = &mut self.allowance {
             allowance.send(sent);
         }

@@ -194,7 +194,7 @@ fn nodes(encoder: &mut DescriptorEncoder<'_>, doings: Doings) -> fmt::Result {
     Ok(())
 }
 
-/// Seconds from accepting a connection to its first count.
+/// Seconds from the first byte of a stream's request to its first count.
 fn latency(encoder: &mut DescriptorEncoder<'_>, tally: &Tally) -> fmt::Result {
     let bounds = LATENCY_MS.iter().map(|ms| *ms as f64 / 1_000.0);
     let buckets: Vec<(f64, u64)> = bounds
@@ -204,7 +204,7 @@ fn latency(encoder: &mut DescriptorEncoder<'_>, tally: &Tally) -> fmt::Result {
     let joins = tally.latency.iter().sum();
     let mut metric = encoder.encode_descriptor(
         "join_latency",
-        "From accepting the connection to the first count",
+        "From the first byte of the request to the first count",
         Some(&Unit::Seconds),
         MetricType::Histogram,
     )?;

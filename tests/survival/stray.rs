@@ -172,11 +172,23 @@ fn a_flood_of_messages_in_one_room_holds_up_no_count_of_another() {
 /// More halves of heads than requests are read at a time.
 #[test]
 fn heads_that_do_not_end_hold_up_nobody() {
+    expect_held_up_by_nobody(300, &STREAM[..20]);
+}
+
+#[test]
+fn large_heads_that_do_not_end_hold_up_nobody() {
+    let mut head = b"GET /livez HTTP/1.1\r\nHost: l\r\nX: ".to_vec();
+    head.resize(17 << 10, b'a');
+    expect_held_up_by_nobody(2_000, &head);
+}
+
+/// Somebody joins at once while so many others have sent the same part of a head.
+fn expect_held_up_by_nobody(others: usize, part: &[u8]) {
     let service = Service::start(Path::Shard);
-    let _slow: Vec<TcpStream> = (0..300)
+    let _slow: Vec<TcpStream> = (0..others)
         .map(|_| {
             let mut socket = service.client().connect();
-            socket.write_all(&STREAM[..20]).unwrap();
+            socket.write_all(part).unwrap();
             socket
         })
         .collect();
