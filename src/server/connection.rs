@@ -78,6 +78,8 @@ const LINGER_INPUT: usize = 1 << 20;
 /// shard.
 const STREAM_INPUT: usize = 16 << 10;
 
+/// How long a new connection is left in peace: its request may be on its way.
+const SPARED: Duration = Duration::from_millis(250);
 /// Most silent connections that go at a time when no more can be accepted.
 const RELIEF: usize = 8;
 
@@ -159,10 +161,18 @@ async fn serve(socket: std::net::TcpStream, peer: IpAddr, site: Site) -> io::Res
     // Outside hyper until it says something: a silent socket costs no buffers.
     let (preface, asked) = {
         let _silent = Silent::new(&site, is_crowded);
-        tokio::select! {
-            biased;
-            spoke = timeout_at(deadline, speaks_http2(&stream)) => spoke??,
-            () = site.crowded.notified() => return Ok(()),
+        let since = Instant::now();
+        let mut head = std::pin::pin!(timeout_at(deadline, speaks_http2(&stream)));
+        loop {
+            tokio::select! {
+                biased;
+                head = head.as_mut() => break head??,
+                () = site.crowded.notified() => {
+                    if since.elapsed() >= SPARED {
+                        return Ok(());
+                    }
+                }
+            }
         }
     };
     let asked = AskedAt::at(asked);
