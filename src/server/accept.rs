@@ -15,7 +15,7 @@ use std::{
 };
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 /// A socket and who is at its other end.
 pub(super) type Arrival = (TcpStream, SocketAddr);
@@ -33,6 +33,9 @@ const UNSENT: u32 = 2 << 10;
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(5), 3);
 /// Wait after an error that another try at once would only meet again, such as `EMFILE`.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// Shortest time between two complaints in the log.
+const COMPLAINTS: Duration = Duration::from_secs(10);
 
 /// Failures of accepting since the process started, on all listeners.
 static ERRORS: AtomicU64 = AtomicU64::new(0);
@@ -90,6 +93,7 @@ impl Acceptor {
     pub(super) fn start(
         listener: TcpListener,
         queue: mpsc::UnboundedSender<Arrival>,
+        relieve: impl Fn() + Send + 'static,
     ) -> io::Result<Self> {
         // A listener that was handed in by a supervisor may lack what bind sets.
         tune(&SockRef::from(&listener))?;
@@ -99,7 +103,7 @@ impl Acceptor {
         let (accepting, end) = (Arc::clone(&listener), Arc::clone(&stopping));
         let thread = thread::Builder::new()
             .name("accept".to_owned())
-            .spawn(move || accept(&accepting, &queue, &end))?;
+            .spawn(move || accept(&accepting, &queue, &relieve, &end))?;
         Ok(Self {
             listener,
             stopping,
@@ -129,12 +133,16 @@ impl Drop for Acceptor {
     }
 }
 
-fn accept(listener: &TcpListener, queue: &mpsc::UnboundedSender<Arrival>, stopping: &AtomicBool) {
-    let mut failing = false;
+fn accept(
+    listener: &TcpListener,
+    queue: &mpsc::UnboundedSender<Arrival>,
+    relieve: &impl Fn(),
+    stopping: &AtomicBool,
+) {
+    let mut complained: Option<Instant> = None;
     while !stopping.load(Ordering::Acquire) {
         match listener.accept() {
             Ok(arrival) => {
-                failing = false;
                 if queue.send(arrival).is_err() {
                     return;
                 }
@@ -145,10 +153,11 @@ fn accept(listener: &TcpListener, queue: &mpsc::UnboundedSender<Arrival>, stoppi
             Err(_) if stopping.load(Ordering::Acquire) => return,
             Err(error) => {
                 ERRORS.fetch_add(1, Ordering::Relaxed);
-                if !failing {
+                if complained.is_none_or(|at| at.elapsed() > COMPLAINTS) {
                     tracing::warn!(%error, "connections cannot be accepted; trying on");
+                    complained = Some(Instant::now());
                 }
-                failing = true;
+                relieve();
                 thread::sleep(PAUSE);
             }
         }

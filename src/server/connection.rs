@@ -4,8 +4,12 @@ use std::{
     convert::Infallible,
     io,
     net::{IpAddr, Shutdown},
+    os::fd::AsRawFd,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::Poll,
     time::Duration,
 };
@@ -38,6 +42,7 @@ use tower::ServiceExt;
 use super::{
     allowance::{Allowance, Requests},
     client::Peer,
+    descriptors,
     handoff::{Aside, Asked, Handoff},
     io::{AskedAt, Io},
 };
@@ -73,6 +78,11 @@ const LINGER_INPUT: usize = 1 << 20;
 /// shard.
 const STREAM_INPUT: usize = 16 << 10;
 
+/// How long a new connection is left in peace: its request may be on its way.
+const SPARED: Duration = Duration::from_millis(250);
+/// Most silent connections that go at a time when no more can be accepted.
+const RELIEF: usize = 8;
+
 /// What every connection of a listener is given.
 #[derive(Debug, Clone)]
 pub struct Site {
@@ -80,6 +90,12 @@ pub struct Site {
     shards: Option<Shards>,
     /// A permit for each request that is being read.
     parsing: Arc<Semaphore>,
+    /// Called when descriptors run short. First in, first out: the longest without a request goes.
+    crowded: Arc<Notify>,
+    /// How many have sent no whole request yet.
+    silent: Arc<AtomicUsize>,
+    /// The first descriptor at which they run short.
+    crowded_from: usize,
 }
 
 impl Site {
@@ -91,6 +107,20 @@ impl Site {
             router,
             shards,
             parsing: Arc::new(Semaphore::new(PARSED_AT_A_TIME)),
+            crowded: Arc::default(),
+            silent: Arc::default(),
+            crowded_from: descriptors::crowded_from(),
+        }
+    }
+
+    /// What is to be called when no more connections can be accepted: has some of those go that
+    /// have sent no whole request.
+    pub(super) fn relief(&self) -> impl Fn() + Send + 'static + use<> {
+        let (crowded, silent) = (Arc::clone(&self.crowded), Arc::clone(&self.silent));
+        move || {
+            for _ in 0..silent.load(Ordering::Relaxed).min(RELIEF) {
+                crowded.notify_one();
+            }
         }
     }
 
@@ -102,12 +132,49 @@ impl Site {
     }
 }
 
+/// Somebody who has sent no whole request yet.
+struct Silent<'a>(&'a AtomicUsize);
+
+impl<'a> Silent<'a> {
+    /// Where descriptors run short, has whoever is silent for longest go.
+    fn new(site: &'a Site, is_crowded: bool) -> Self {
+        let others = site.silent.fetch_add(1, Ordering::Relaxed);
+        // With nobody to hear it, the call would be kept for whoever comes next.
+        if is_crowded && others > 0 {
+            site.crowded.notify_one();
+        }
+        Self(&site.silent)
+    }
+}
+
+impl Drop for Silent<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 async fn serve(socket: std::net::TcpStream, peer: IpAddr, site: Site) -> io::Result<()> {
     let deadline = Instant::now() + HEAD_TIME;
     socket.set_nonblocking(true)?;
+    let is_crowded = usize::try_from(socket.as_raw_fd()).is_ok_and(|fd| fd >= site.crowded_from);
     let stream = Arc::new(TcpStream::from_std(socket)?);
     // Outside hyper until it says something: a silent socket costs no buffers.
-    let (preface, asked) = timeout_at(deadline, speaks_http2(&stream)).await??;
+    let (preface, asked) = {
+        let _silent = Silent::new(&site, is_crowded);
+        let since = Instant::now();
+        let mut head = std::pin::pin!(timeout_at(deadline, speaks_http2(&stream)));
+        loop {
+            tokio::select! {
+                biased;
+                head = head.as_mut() => break head??,
+                () = site.crowded.notified() => {
+                    if since.elapsed() >= SPARED {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    };
     let asked = AskedAt::at(asked);
     let parsing = Arc::clone(&site.parsing);
     let Ok(permit) = timeout_at(deadline, parsing.acquire_owned()).await? else {

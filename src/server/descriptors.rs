@@ -2,7 +2,8 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors kept for everything that is no stream: listeners, logs, REST, refusals.
+/// Descriptors kept for everything that is no stream: listeners, logs, REST, refusals. Whoever sends
+/// no request does not keep the last quarter of them from those who do.
 const RESERVE: usize = 64;
 
 /// Raises the soft limit to the hard one; answers how many streams that leaves room for.
@@ -28,9 +29,21 @@ pub fn raise() -> usize {
     streams(granted)
 }
 
+/// The descriptor from which on nearly all are taken: the system gives the lowest that is free.
+pub(super) fn crowded_from() -> usize {
+    let granted = getrlimit(Resource::Nofile).current;
+    granted.map_or(usize::MAX, |granted| {
+        let granted = usize::try_from(granted).unwrap_or(usize::MAX);
+        granted - reserve(granted) / 4
+    })
+}
+
 fn streams(descriptors: usize) -> usize {
-    let reserve = RESERVE.min(descriptors / 2) + descriptors / 100;
-    (descriptors - reserve).max(1)
+    (descriptors - reserve(descriptors)).max(1)
+}
+
+fn reserve(descriptors: usize) -> usize {
+    RESERVE.min(descriptors / 2) + descriptors / 100
 }
 
 #[cfg(test)]

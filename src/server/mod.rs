@@ -51,8 +51,9 @@ impl Server {
     ) -> Result<Self> {
         let address = listener.local_addr()?;
         let (queue, arrivals) = mpsc::unbounded_channel();
-        let acceptor = Acceptor::start(listener, queue)?;
-        let connections = tokio::spawn(serve(arrivals, router, shards));
+        let site = Site::new(router, shards);
+        let acceptor = Acceptor::start(listener, queue, site.relief())?;
+        let connections = tokio::spawn(serve(arrivals, site));
         Ok(Self {
             acceptor,
             address,
@@ -75,12 +76,7 @@ impl Server {
     }
 }
 
-async fn serve(
-    mut arrivals: mpsc::UnboundedReceiver<Arrival>,
-    router: Router,
-    shards: Option<Shards>,
-) {
-    let site = Site::new(router, shards);
+async fn serve(mut arrivals: mpsc::UnboundedReceiver<Arrival>, site: Site) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {

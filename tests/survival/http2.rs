@@ -48,7 +48,7 @@ fn field(name: &[u8], value: &str) -> Vec<u8> {
 }
 
 /// Opens a stream of blog `a` with a window of so many bytes.
-fn open(client: Client, token: &str, window: u32) -> TcpStream {
+pub(crate) fn open(client: Client, token: &str, window: u32) -> TcpStream {
     let mut socket = client.connect();
     let headers = [
         vec![0x82, 0x86],

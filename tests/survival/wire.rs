@@ -374,3 +374,25 @@ fn a_silent_connection_is_closed_after_ten_seconds(path: Path) {
     );
     assert_eq!(service.app.hub().totals().turnover.opened, 0);
 }
+
+/// A browser opens connections in advance, and uses them again.
+#[test]
+fn the_latency_of_a_join_is_that_of_its_request_and_not_of_its_connection() {
+    let service = Service::start(Path::Shard);
+    let client = service.client();
+    let mut early = client.connect();
+    let mut used = client.connect();
+    used.write_all(&get("/livez", &[])).unwrap();
+    assert_eq!(read_answer(&mut used).0, 200);
+    let age = Duration::from_secs(2);
+    thread::sleep(age);
+    for socket in [&mut early, &mut used] {
+        socket.write_all(&get("/v1/stream?blog_id=a", &[])).unwrap();
+    }
+    let _readers = [early, used].map(|socket| Reader::of(socket).connected());
+    let (_, text) = client.ask(b"GET /metrics HTTP/1.1\r\nHost: l\r\nConnection: close\r\n\r\n");
+    let name = "livecount_join_latency_seconds_sum ";
+    let sum = text.lines().find_map(|line| line.strip_prefix(name));
+    let sum: f64 = sum.and_then(|sum| sum.parse().ok()).expect(&text);
+    assert!(sum < age.as_secs_f64(), "{sum} s");
+}
