@@ -22,7 +22,7 @@ pub fn widget() -> [Route; 2] {
     [
         (
             "/widget.js",
-            Asset::script(include_str!("widget/widget.js")),
+            Asset::packed_script(include_str!("widget/widget.js")),
         ),
         (
             "/widget.d.ts",

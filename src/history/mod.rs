@@ -182,6 +182,16 @@ impl History {
             return at < minute(now_ms);
         }
         let ring = match room {
+            Some(room) if !state.rooms.contains_key(room) => {
+                // Tried before it takes a place, which may be that of rooms with a past.
+                let mut ring = state.blank(now_ms);
+                let taken = ring.merge(at, step);
+                if taken {
+                    state.make_place();
+                    state.rooms.insert(room.clone(), ring);
+                }
+                return taken;
+            }
             Some(room) => state.obtain(room, now_ms),
             None => &mut state.node,
         };
@@ -288,11 +298,17 @@ impl State {
     }
 
     fn obtain(&mut self, room: &RoomId, now_ms: u64) -> &mut Ring {
-        if self.rooms.len() >= self.most_rooms && !self.rooms.contains_key(room) {
-            self.forget();
+        if !self.rooms.contains_key(room) {
+            self.make_place();
         }
         let blank = self.blank(now_ms);
         self.rooms.entry(room.clone()).or_insert(blank)
+    }
+
+    fn make_place(&mut self) {
+        if self.rooms.len() >= self.most_rooms {
+            self.forget();
+        }
     }
 
     /// Forgets the rooms with the fewest viewer-minutes in 24 hours, as of when each was brought up
@@ -484,6 +500,27 @@ mod tests {
             !here.merge(at + 1, Some(&blog), step(9), now),
             "it is not over"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_minute_that_is_not_taken_costs_no_room_its_past() {
+        let (history, start) = history(8);
+        for n in 1..=8 {
+            Record::note_room(&history, &room(&format!("blog:{n}")), viewers(n), start);
+        }
+        let now = start + MINUTE;
+        let elsewhere = room("blog:elsewhere");
+        for refused in [minute(T0) - 1, minute(T0) + 1] {
+            assert!(!history.merge(refused, Some(&elsewhere), step(9), now));
+        }
+        assert_eq!(history.rooms(), 8);
+        for n in 1..=8 {
+            let past = history.room(&room(&format!("blog:{n}")), 60, now);
+            assert_eq!(most(&past), [n, n]);
+        }
+        assert!(history.merge(minute(T0), Some(&elsewhere), step(9), now));
+        assert_eq!(history.rooms(), 8, "one made place");
+        assert_eq!(most(&history.room(&elsewhere, 60, now)), [9, 0]);
     }
 
     #[tokio::test(start_paused = true)]

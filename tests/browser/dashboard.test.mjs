@@ -185,6 +185,31 @@ test("a count on the screen changes at once by the stream, between two rounds of
   await until(() => text(page, ".rooms td.strong"), "4");
 });
 
+test("it is called live only while all rooms on the screen are watched, and never tries in vain for long", async (t) => {
+  const service = await serve(t);
+  const name = (at) => `${String(at).padStart(3, "0")}-how-to-bake-good-bread-at-home-in-a-small-kitchen-in-summer`;
+  await Promise.all(Array.from({ length: 60 }, (_, at) => crowd(t, service, `blog_id=${name(at)}`, 1)));
+  const answers = [];
+  const listen = (page) => page.on("response", (answer) => answer.url().endsWith("/v1/join") && answers.push(answer.status()));
+  const page = await signIn(t, service, { prepare: listen });
+  await until(() => state(page), "live");
+  for (const shown of [40, 60]) {
+    await page.click("text=Show more");
+    await until(() => page.locator(".rooms tbody tr").count(), shown);
+  }
+  await until(() => state(page), "poll");
+  assert.equal(await text(page, "#state-text"), "Updated every 2 s");
+  await until(() => answers, () => answers.includes(400) && answers.at(-1) === 200, 15);
+  // What is not watched is asked for.
+  await crowd(t, service, `blog_id=${name(59)}`, 2);
+  await until(() => text(page, `tr:has(a[href$="${name(59)}"]) td.strong`), "3");
+  await page.fill("#search", "00");
+  await until(() => page.locator(".rooms tbody tr").count(), 10);
+  await until(() => state(page), "live", 15);
+  // Half of sixty fit, and that is remembered.
+  assert.equal(answers.filter((status) => status === 400).length, 1);
+});
+
 test("rows stay where they are, and focus too, while the table is used", async (t) => {
   const service = await serve(t);
   await crowd(t, service, "blog_id=1", 3);

@@ -99,15 +99,15 @@ class Service {
 }
 
 /// A site: pages by path, each `{body, type?, headers?, status?}`, an HTML text, or a function of
-/// the request that answers one of these. Its `url` is an origin of its own.
+/// the request that answers one of these, or a promise of it. Its `url` is an origin of its own.
 export async function site(t, pages) {
-  const answer = (request) => {
+  const answer = async (request) => {
     const page = pages[new URL(request.url, "http://site").pathname];
-    const found = typeof page === "function" ? page(request) : page;
+    const found = typeof page === "function" ? await page(request) : page;
     return typeof found === "string" ? { body: found } : (found ?? { status: 404, body: "" });
   };
-  const server = http.createServer((request, response) => {
-    const { status = 200, type = "text/html; charset=utf-8", headers, body } = answer(request);
+  const server = http.createServer(async (request, response) => {
+    const { status = 200, type = "text/html; charset=utf-8", headers, body } = await answer(request);
     response.writeHead(status, { "content-type": type, ...headers }).end(body);
   });
   const port = await listen(t, server);
@@ -116,9 +116,12 @@ export async function site(t, pages) {
 
 /// A proxy in front of the service. `calls` are the requests that came, as `POST /v1/join`;
 /// `trouble(request)` may answer in the service's place, by a status or by `{status, headers}`;
-/// `mute` withholds what the service says on open streams, and the reader sees no end.
+/// `mute()` withholds from now on what the service says on the streams that are open, and their reader
+/// sees no end.
 export async function front(t, service) {
-  const proxy = { calls: [], trouble: () => undefined, mute: false };
+  const proxy = { calls: [], trouble: () => undefined };
+  const open = new Set();
+  proxy.mute = () => open.clear();
   const server = http.createServer((request, response) => {
     const { pathname } = new URL(request.url, service.url);
     proxy.calls.push(`${request.method} ${pathname}`);
@@ -134,8 +137,9 @@ export async function front(t, service) {
     onward.on("response", (answer) => {
       response.writeHead(answer.statusCode, answer.headers);
       response.flushHeaders();
-      answer.on("data", (bytes) => proxy.mute || response.write(bytes));
-      answer.on("close", () => proxy.mute || response.end());
+      open.add(response);
+      answer.on("data", (bytes) => open.has(response) && response.write(bytes));
+      answer.on("close", () => open.delete(response) && response.end());
     });
     onward.on("error", () => response.destroy());
     response.on("close", () => onward.destroy());

@@ -18,6 +18,35 @@ async function reading(t, settings, attributes) {
   return { service, proxy, pages, person, start: async () => person.open(pages.url) };
 }
 
+/// Opens streams of blog 42 that are nobody's page.
+async function crowd(t, service, size) {
+  const leaving = new AbortController();
+  t.after(() => leaving.abort());
+  for (let each = 0; each < size; each++) {
+    const answer = await fetch(`${service.url}/v1/stream?blog_id=42`, { signal: leaving.signal });
+    await answer.body.getReader().read();
+  }
+}
+
+/// Watches blog 42 from outside; `counts()` are all that were told. By two streams, begun one after the
+/// other and each anew where it ends, so that one of them sees what happens while the other has ended.
+async function watch(t, service) {
+  const leaving = new AbortController();
+  t.after(() => leaving.abort());
+  const told = ["", ""];
+  const follow = async (at) => {
+    for (;;) {
+      const answer = await fetch(`${service.url}/v1/watch?blog_id=42`, { signal: leaving.signal });
+      for await (const bytes of answer.body) told[at] += Buffer.from(bytes);
+    }
+  };
+  follow(0).catch(() => {});
+  await new Promise((resolve) => setTimeout(resolve, 700));
+  follow(1).catch(() => {});
+  await until(() => told[1].includes("event: count"), true);
+  return { counts: () => told.flatMap((text) => text.match(/\{"room".*\}/g).map((data) => JSON.parse(data))) };
+}
+
 describe("what pages live through", { concurrency: 5 }, () => {
   test("a page that goes into the back/forward cache is gone, and back when it is shown again", async (t) => {
     const { service, pages, start } = await reading(t);
@@ -112,14 +141,15 @@ describe("what pages live through", { concurrency: 5 }, () => {
     const { service, proxy, start } = await reading(t, { heartbeat: "1s" });
     const tab = await start();
     await until(() => shown(tab), "1 reading now");
-    const connection = async () => (await service.call("GET", "/v1/rooms/blog:42/connections")).connections[0]?.connection;
-    const before = await connection();
-    proxy.mute = true;
-    await until(() => proxy.times("GET /v1/stream") > 1, true, 15);
-    proxy.mute = false;
-    await until(() => proxy.times("POST /v1/join") + proxy.times("GET /v1/stream") > 2, true, 15);
-    await until(() => service.count(42), "1/1/0");
-    if (proxy.times("POST /v1/join") === 1) assert.equal(await connection(), before);
+    const connections = async () =>
+      (await service.call("GET", "/v1/rooms/blog:42/connections")).connections.map(({ connection }) => connection);
+    const [before] = await connections();
+    proxy.mute();
+    await until(() => proxy.times("GET /v1/stream"), 2, 15);
+    await crowd(t, service, 1);
+    await until(() => shown(tab), "2 reading now");
+    assert.equal(proxy.times("POST /v1/join"), 1);
+    assert.ok((await connections()).includes(before));
   });
 
   test("whoever is kicked stays away, with all tabs", async (t) => {
@@ -149,6 +179,49 @@ describe("what pages live through", { concurrency: 5 }, () => {
     assert.deepEqual([...new Set(await tab.evaluate(() => window.states))].filter((state) => state !== "live"), []);
     await until(() => service.count(42), "1/1/0");
   });
+
+  for (const attribute of ["", "no-viewer"]) {
+    test(`others see one viewer all the time while one ticket follows another${attribute && ", also without a stored id"}`, async (t) => {
+      const { service, proxy, start } = await reading(t, { ticket_ttl: "6s" }, attribute);
+      const tab = await start();
+      await until(() => shown(tab), "1 reading now");
+      const told = await watch(t, service);
+      await until(() => proxy.times("POST /v1/join") > 2, true, 25);
+      await until(() => service.count(42), "1/1/0");
+      assert.deepEqual([...new Set(told.counts().map(({ viewers }) => viewers))], [1]);
+      assert.ok(told.counts().some(({ connections }) => connections === 2), "the next stream began before the last one ended");
+    });
+  }
+
+  test("the word that the network is back disturbs no stream that works", async (t) => {
+    const { service, proxy, start } = await reading(t);
+    const tab = await start();
+    await until(() => shown(tab), "1 reading now");
+    await tab.evaluate(() => dispatchEvent(new Event("online")));
+    // What it would open is there before this call is answered to the tab.
+    await tab.evaluate((url) => fetch(`${url}/livez`), proxy.url);
+    assert.equal(proxy.times("GET /v1/stream"), 1);
+    await crowd(t, service, 1);
+    await until(() => shown(tab), "2 reading now");
+  });
+
+  for (const [source, answer] of [
+    ["leads to a page on which to log in", { status: 302, headers: { location: "/login" }, body: "" }],
+    ["is a page", { body: "<!doctype html><title>Log in</title>" }],
+    ["is empty", { type: "text/plain", body: "\n" }],
+    ["fails", { status: 500, body: "" }],
+    ["never answers", undefined],
+    ["answers what is no token", { type: "text/plain", body: "nobody" }],
+  ]) {
+    test(`a source of tokens that ${source} costs nobody the number`, async (t) => {
+      const service = await serve(t);
+      const html = page(service, blog(42, 'token="/token"'));
+      const pages = await site(t, { "/": html, "/login": "<title>Log in</title>", "/token": () => answer ?? new Promise(() => {}) });
+      const tab = await (await reader(t)).open(pages.url);
+      await until(() => shown(tab), "1 reading now", 25);
+      assert.equal(await service.count(42), "1/1/0");
+    });
+  }
 
   for (const kind of ["a function", "an address"]) {
     test(`a reader's token comes from ${kind}, and a new one prolongs the stream`, async (t) => {
@@ -186,26 +259,19 @@ describe("what pages live through", { concurrency: 5 }, () => {
   });
 
   test("a page that is prerendered is counted when it is shown", async (t) => {
-    const service = await serve(t);
-    const rules = `<script type="speculationrules">{"prerender":[{"urls":["/"],"eagerness":"immediate"}]}</script>`;
-    let asked = 0;
-    const html = page(service, blog(42));
-    const pages = await site(t, {
-      "/": (request) => {
-        asked += request.headers["sec-purpose"]?.includes("prerender") ? 1 : 0;
-        return html;
-      },
-      "/start": `<title>Start</title>${rules}<a href="/">on</a>`,
-    });
-    const tab = await (await reader(t)).open(`${pages.url}/start`);
-    try {
-      await until(() => asked, 1, 3);
-    } catch {
-      return t.skip("this browser does not prerender here");
-    }
+    const { service, proxy, pages, person } = await reading(t);
+    const tab = await person.context.newPage();
+    // Under remote control browsers do not prerender, so the page is told that it is.
+    await tab.addInitScript(() => Object.defineProperty(document, "prerendering", { value: true, configurable: true }));
+    await tab.goto(pages.url);
+    await until(() => state(tab), "waiting");
+    // Longer than any page takes from its counter to its join.
     await new Promise((resolve) => setTimeout(resolve, 500));
-    assert.equal(await service.streams(), 0);
-    await tab.click("a");
+    assert.deepEqual([proxy.times("POST /v1/join"), await service.streams()], [0, 0]);
+    await tab.evaluate(() => {
+      delete document.prerendering;
+      document.dispatchEvent(new Event("prerenderingchange"));
+    });
     await until(() => service.count(42), "1/1/0");
   });
 });

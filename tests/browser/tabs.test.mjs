@@ -101,10 +101,12 @@ describe("one connection", { concurrency: 3 }, () => {
 
   test("a sleeping leader is followed by a tab that is looked at", async (t) => {
     const service = await serve(t);
-    const pages = await site(t, { "/1": page(service, blog(1)), "/2": page(service, blog(2)) });
+    const pages = await site(t, { "/1": page(service, blog(1)), "/2": page(service, blog(2)), "/3": page(service, blog(3)) });
     const { context, open } = await reader(t);
     const leader = await open(`${pages.url}/1`);
     await until(() => service.count(1), "1/1/0");
+    const third = await open(`${pages.url}/3`);
+    await until(() => service.count(3), "1/1/0");
     // A phone that suspends a tab in the background stops its scripts and leaves it its locks.
     const devtools = await context.newCDPSession(leader);
     await devtools.send("Debugger.enable");
@@ -117,6 +119,11 @@ describe("one connection", { concurrency: 3 }, () => {
     await until(() => service.streams(), 1);
     await until(() => service.count(1), "1/1/0");
     await until(() => shown(leader), "1 reading now");
+    // Whoever led once does not keep the lock of a tab that is gone.
+    await until(() => service.count(3), "1/1/0");
+    await third.close();
+    await until(() => service.count(3), "0/0/0");
+    assert.equal(`${await service.count(1)} ${await service.count(2)}`, "1/1/0 1/1/0");
   });
 
   test("fifty counters on a page open one stream, the page's own among them", async (t) => {
@@ -135,6 +142,23 @@ describe("one connection", { concurrency: 3 }, () => {
     assert.equal(await service.streams(), 1);
     assert.deepEqual([proxy.times("POST /v1/join"), proxy.times("GET /v1/stream")], [1, 1]);
   });
+
+  for (const [what, number, length] of [["names too long for one connection", 50, 70], ["more names than a connection watches", 200, 3]]) {
+    test(`a list of ${what} shows all its numbers, and follows them`, async (t) => {
+      const service = await serve(t);
+      const name = (at) => String(at).padStart(length, "a-long-slug-");
+      const list = Array.from({ length: number }, (_, at) => `<live-count watch-only blog-id="${name(at)}"></live-count>`).join("");
+      const pages = await site(t, { "/": page(service, `${blog("own")}${list}`), "/last": page(service, blog(name(number - 1))) });
+      const tab = await (await reader(t)).open(pages.url);
+      const waiting = () => tab.evaluate(() => document.querySelectorAll("live-count:not([state=live])").length);
+      await until(waiting, 0);
+      assert.equal(await shown(tab, "[blog-id=own]"), "1 reading now");
+      await (await reader(t)).open(`${pages.url}/last`);
+      await until(() => shown(tab, `[blog-id="${name(number - 1)}"]`), "1 reading now");
+      assert.equal(await service.count("own"), "1/1/0");
+      assert.equal(await service.streams(), 2);
+    });
+  }
 
   test("counters that come and go change the open stream", async (t) => {
     const service = await serve(t);
@@ -186,6 +210,7 @@ describe("one connection", { concurrency: 3 }, () => {
     const { context, open } = await reader(t);
     const [first] = [await open(pages.url), await open(pages.url)];
     await until(() => service.count(42), "2/2/0");
+    await until(() => shown(first), "2 reading now");
     assert.deepEqual(await first.evaluate(() => Object.keys(localStorage)), []);
     assert.deepEqual(await context.cookies(), []);
   });

@@ -36,8 +36,10 @@ async function read(body, act) {
 export class Live {
   #api;
   #tell;
-  #wanted = [];
+  #rooms = [];
   #watching = new Set();
+  /** Rooms that one stream watches: fewer where their names are too long for a ticket. */
+  #most = MOST;
   #current;
   #next;
   #timer;
@@ -45,7 +47,7 @@ export class Live {
   #tries = 0;
   #running = false;
 
-  /** `tell` has `count`, called with each count, and `state`, with true while the stream is up. */
+  /** `tell` has `count`, called with each count, and `state`, with true while all rooms are watched. */
   constructor(api, tell) {
     this.#api = api;
     this.#tell = tell;
@@ -69,8 +71,18 @@ export class Live {
   /** Watches these rooms. Another stream is opened only where one of them is not watched yet. */
   want(rooms) {
     // Nobody is sent the counts of personal rooms.
-    this.#wanted = rooms.filter((room) => !room.startsWith("user:")).slice(0, MOST);
-    if (!this.#running || this.#next || this.#wanted.every((room) => this.#watching.has(room))) return;
+    this.#rooms = rooms.filter((room) => !room.startsWith("user:"));
+    this.#settle();
+  }
+
+  get #wanted() {
+    return this.#rooms.slice(0, this.#most);
+  }
+
+  #settle() {
+    const watched = (room) => this.#watching.has(room);
+    if (this.#current) this.#tell.state(this.#rooms.every(watched));
+    if (!this.#running || this.#next || this.#wanted.every(watched)) return;
     if (this.#current) this.#again(this.#opened + SETTLE - performance.now());
     else if (this.#timer === undefined) this.#again(0);
   }
@@ -93,8 +105,8 @@ export class Live {
     this.#next = stream;
     this.#opened = performance.now();
     // What was on the screen a moment ago is likely to come back to it.
-    const watch = [...new Set([...this.#wanted, ...this.#watching])].slice(0, MOST);
-    let silence = 50_000, watchdog, asked;
+    const watch = [...new Set([...this.#wanted, ...this.#watching])].slice(0, this.#most);
+    let silence = 50_000, watchdog, asked, smaller = false;
     const awake = () => {
       clearTimeout(watchdog);
       watchdog = setTimeout(() => stream.abort(), silence);
@@ -118,8 +130,7 @@ export class Live {
           [this.#current, this.#next] = [stream, undefined];
           this.#watching = new Set(watch);
           old?.abort();
-          this.#tell.state(true);
-          this.want(this.#wanted);
+          this.#settle();
         } else if (name === "count") this.#tell.count(told);
         else if (name === "retry") asked = told;
         else if (name === "closed") asked = Math.max(asked ?? 0, FIRST);
@@ -127,6 +138,7 @@ export class Live {
     } catch (error) {
       // Whatever the cause, the way back is the same; why calls fail, the polling tells.
       asked = error.status === 429 ? LONGEST : undefined;
+      smaller = error.code === "ticket_too_large" && watch.length > 1;
     }
     clearTimeout(watchdog);
     if (stream !== this.#current && stream !== this.#next) return;
@@ -139,6 +151,10 @@ export class Live {
       this.#next = undefined;
     }
     if (!this.#running) return;
+    if (smaller) {
+      this.#most = Math.ceil(watch.length / 2);
+      return this.#again(0);
+    }
     const growing = Math.min(LONGEST, FIRST * 2 ** this.#tries++);
     this.#again(Math.max(asked ?? 0, growing * (0.5 + Math.random() / 2)));
   }

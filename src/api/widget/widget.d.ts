@@ -33,8 +33,9 @@ export interface Options {
   watch?: boolean;
   /**
    * The reader's token: a function that answers one, the name of a global function that does, or the
-   * address of one as plain text. Asked before each join and each renewal. No token, or an answer of 4xx:
-   * the reader is anonymous. An error or an answer of 5xx: tried again later.
+   * address of one as plain text. Asked before each join and each renewal. What is no token, such as a
+   * page to log in, or a redirect: the reader is anonymous. An error, an answer of 5xx or none within 5 s:
+   * tried once more, then the reader is anonymous until the next join or renewal.
    */
   token?: string | (() => string | undefined | null | Promise<string | undefined | null>);
   /** `include` sends cookies to a service of another origin, which must list this one. */

@@ -4,41 +4,49 @@
 // holds the line's lock and leads: it streams, hears what the others show, and tells them the numbers.
 // They queue for the lock. A tab also holds a lock of its own, by which the leader knows that it lives.
 //
-// Comments that have a line of their own, and indentation, are not served: the rest, compressed, must not
-// exceed 4 KB, which is why some things are said shorter here than elsewhere.
+// Comments, which have lines of their own, and what white space needs not be are not served: the rest,
+// compressed, must not exceed 4 KB, which is why some things are said shorter here than elsewhere.
 
 // By name: what distinguishes one line from another.
 const lines = {};
-const random = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
+// 52 bits tell apart all readers of a page, and are no secret.
+const own = "" + Math.random();
 const without = (rooms, others) => rooms.filter((room) => !others.includes(room));
 
-// The same for all tabs, and another one every day. None where storage is blocked: then the connection is
-// the viewer.
+// The same for all tabs, and another one every day. Where none may be stored, the page's own.
 function viewerId() {
   try {
-    const today = new Date().toISOString().slice(0, 10);
-    if (!localStorage.livecount?.startsWith(today)) localStorage.livecount = today + random();
+    const today = new Date().toJSON().slice(0, 10);
+    if (!localStorage.livecount?.startsWith(today)) localStorage.livecount = today + own;
     return localStorage.livecount;
   } catch {}
 }
 
-// By a function, the name of a global one, or an address, of which 4xx says that nobody is signed in.
+// By a function, the name of a global one, or an address. What is no token, such as a page on which to log
+// in, says that nobody is signed in. Fails where there is no answer in time.
 async function tokenOf(source) {
   const make = globalThis[source] ?? source;
-  if (!make || make.call) return make?.();
-  const answer = await fetch(make);
-  if (answer.status > 499) throw answer;
-  return answer.ok && answer.text();
+  if (!make) return;
+  const load = async () => {
+    if (make.call) return make();
+    const answer = await fetch(make, { redirect: "manual" });
+    if (answer.status > 499) throw {};
+    return answer.ok && answer.text();
+  };
+  const text = await Promise.race([load(), new Promise((_, late) => setTimeout(late, 5e3))]);
+  return /^\s*([\w.-]+)\s*$/.exec(text || "")?.[1];
 }
 
 function newLine(name, { server, token, credentials, viewer }) {
   const counters = new Set();
   const counts = {};
-  // Rooms to join, and six times as many to watch: what a service allows unless it is told otherwise.
-  let most = 16;
+  // Rooms to join, and to watch: what a service allows unless it is told otherwise, and unless their names
+  // are too long for a ticket. All others are asked for.
+  let most = 16, more = 96;
   let turn = Promise.resolve();
   let state, tab, tabs, barred, page, channel, leads, patience, telling;
-  let source, connection, ticket, has, tries, timer, seen, silence = 5e4;
+  let source, before, connection, ticket, has, tries, timer, seen, silence = 5e4;
+  let me, bearer, doubts = 0;
 
   // Between tabs: `{from, rooms}` is what a tab shows, `{news}` what the leader knows, and `{}` a new leader's
   // question what the others show.
@@ -52,7 +60,7 @@ function newLine(name, { server, token, credentials, viewer }) {
     if (!viewer || !navigator.locks) return lead();
     channel = new BroadcastChannel(name);
     channel.onmessage = ({ data }) => hear(data);
-    const id = random();
+    const id = own + name;
     hold(id, () => follow(id), lead);
   }
 
@@ -103,14 +111,15 @@ function newLine(name, { server, token, credentials, viewer }) {
       channel.postMessage({ from: tab, rooms });
       // A leader that a phone put to sleep keeps its lock, and is silent.
       clearTimeout(patience);
-      patience = setTimeout(() => document.hidden || hold(name, lead, follow, { steal: true }), 5000);
+      patience = setTimeout(() => document.hidden || hold(name, lead, follow, { steal: true }), 5e3);
     });
   }
 
   function hear({ from, rooms, news }) {
     if (leads) {
       if (!from) return;
-      if (!tabs.has(from)) hold(from, () => tabs.delete(from) && arrange());
+      // What is answered is true, or else this page would keep the lock of the tab that is gone.
+      if (!tabs.has(from)) hold(from, () => [tabs.delete(from), arrange()]);
       arrange(from, rooms);
     } else if (news) {
       clearTimeout(patience);
@@ -121,7 +130,7 @@ function newLine(name, { server, token, credentials, viewer }) {
   function arrange(from, rooms) {
     if (!leads) return;
     if (rooms) tabs.set(from, rooms);
-    publish({ state, counts, barred });
+    publish({ state, barred, counts: Object.values(counts) });
     turn = turn.then(agree).catch(failed);
   }
 
@@ -133,7 +142,7 @@ function newLine(name, { server, token, credentials, viewer }) {
   // What the leader tells, itself included.
   function update(news) {
     ({ state, barred = barred } = news);
-    Object.assign(counts, news.counts);
+    for (const count of news.counts ?? []) counts[count.room] = count;
     for (const counter of [...counters]) {
       const { room } = counter;
       if (barred[room]) counter.close(barred[room]);
@@ -141,13 +150,15 @@ function newLine(name, { server, token, credentials, viewer }) {
     }
   }
 
-  // What all tabs want: rooms to join, and rooms to watch. What is too much to join is watched.
+  // What all tabs want: rooms to join, rooms to watch, and those to ask for. What is too much to join is
+  // watched.
   function wanted() {
     const counted = {};
     for (const rooms of tabs.values()) for (const room in rooms) counted[room] |= rooms[room];
     const all = Object.keys(counted).filter((room) => !barred[room]);
     const joined = all.filter((room) => counted[room]).slice(0, most);
-    return [joined, without(all, joined).slice(0, most * 6)];
+    const rest = without(all, joined);
+    return [joined, rest.splice(0, more), rest.slice(0, 1e3)];
   }
 
   // With the server.
@@ -155,12 +166,18 @@ function newLine(name, { server, token, credentials, viewer }) {
   // Brings the connection in line with what the tabs want. In turns, so that no two calls cross.
   async function agree() {
     if (!leads || state === "stopped") return;
-    const [rooms, watch] = wanted();
+    const [rooms, watch, rest] = wanted();
     if (!connection) return source || timer || join();
     await change("leave", without(has[0], rooms));
     await change("unwatch", without(has[1], watch));
     await change("join", without(rooms, has[0]));
     await change("watch", without(watch, has[1]));
+    // What the connection has no place for.
+    if (rest[0]) {
+      post("counts", { rooms: rest }, bearer)
+        .then(({ counts }) => connection && publish({ state: "live", counts }))
+        .catch(({ room, code }) => room && arrange((barred[room] = code)));
+    }
   }
 
   async function change(verb, rooms) {
@@ -170,8 +187,12 @@ function newLine(name, { server, token, credentials, viewer }) {
   async function join() {
     const [rooms, watch] = wanted().map((rooms) => rooms[0] && rooms);
     if (!rooms && !watch) return;
-    const body = { rooms, watch, viewer: viewer ? viewerId() : undefined };
-    ({ ticket } = await post("join", body, await tokenOf(token)));
+    // The same viewer for as long as one stream follows another.
+    if (!connection) me = (viewer && viewerId()) || own;
+    // A source of tokens that fails twice is not to cost the reader the number.
+    bearer = ++doubts % 3 && (await tokenOf(token));
+    doubts = 0;
+    ({ ticket } = await post("join", { rooms, watch, viewer: me }, bearer));
     if (leads) open();
   }
 
@@ -183,7 +204,7 @@ function newLine(name, { server, token, credentials, viewer }) {
     const answer = await fetch(`${server}v1/${path}`, { method: "POST", headers, body, credentials, signal });
     const said = await answer.json();
     if (answer.ok) return said;
-    throw { ...said, wait: answer.headers.get("Retry-After") * 1000 };
+    throw { ...said, wait: answer.headers.get("Retry-After") * 1e3 };
   }
 
   // A member's own room is joined unasked, and stays.
@@ -193,13 +214,18 @@ function newLine(name, { server, token, credentials, viewer }) {
   }
 
   // EventSource would come back by itself, but for ever to the same ticket and its rooms, and never from an
-  // error status. So any end closes it, and `retry` decides.
+  // error status. So any end closes it, and `retry` decides. One that is open stays until the next one has
+  // begun, so that nobody sees a viewer less.
   function open() {
-    drop();
+    before?.close();
+    clearTimeout(timer);
+    before = source;
+    connection = undefined;
     const stream = (source = new EventSource(`${server}v1/stream?ticket=${ticket}`));
     const on = {
       ping() {},
       connected(said) {
+        before?.close();
         ({ connection } = said);
         silence = said.heartbeat * 2500;
         tries = 0;
@@ -207,14 +233,14 @@ function newLine(name, { server, token, credentials, viewer }) {
         arrange();
       },
       count(count) {
-        publish({ state: "live", counts: { [count.room]: count } });
+        publish({ state: "live", counts: [count] });
       },
       // At a random time within what is left, since many tickets may end at once.
       expiring(said) {
-        timer = setTimeout(renew, said.expires_in * (300 + 400 * Math.random()));
+        timer = setTimeout(renew, said.expires_in * (250 + 500 * Math.random()));
       },
       closed({ reason }) {
-        if (/kicked|replaced|left/.test(reason)) return stop(reason);
+        if (/kick|repl|left/.test(reason)) return stop(reason);
         if (reason === "expired") ticket = 0;
         else tries ||= 3;
         retry();
@@ -234,18 +260,21 @@ function newLine(name, { server, token, credentials, viewer }) {
   // fails here is tried again when the ticket has ended.
   async function renew() {
     try {
-      const bearer = await tokenOf(token);
+      bearer = await tokenOf(token);
       if (bearer) return learn(await post(`connections/${connection}/renew`, { ticket }, bearer));
     } catch {}
     join().catch(() => {});
   }
 
   // A room that is refused stops its own counters and no others.
-  function failed({ status, code, room, wait }) {
+  function failed(error) {
+    const { status, code, room, wait } = Object(error);
     if (!leads) return;
+    if (code === "invalid_token") doubts = 2;
     if (room && !barred[room] && (status !== 401 || !token)) barred[room] = code;
     else if (status !== 400 && status !== 403) return retry(wait);
-    else if (/too_/.test(code)) most >>= 1;
+    else if (/large/.test(code) && more) more >>= 1;
+    else if (/too_/.test(code) && most > 1) most >>= 1;
     else return stop(code);
     arrange();
   }
@@ -263,7 +292,7 @@ function newLine(name, { server, token, credentials, viewer }) {
       publish({ state: "away" });
     }
     drop();
-    timer = setTimeout(attempt, Math.max(least || 0, 2 ** Math.min(tries++, 6) * (500 + 1000 * Math.random())));
+    timer = setTimeout(attempt, Math.max(least || 0, 2 ** Math.min(++tries, 7) * (250 + 500 * Math.random())));
   }
 
   function attempt() {
@@ -274,8 +303,9 @@ function newLine(name, { server, token, credentials, viewer }) {
 
   function drop() {
     source?.close();
+    before?.close();
     clearTimeout(timer);
-    source = connection = timer = undefined;
+    source = before = connection = timer = undefined;
   }
 
   return {
@@ -285,10 +315,10 @@ function newLine(name, { server, token, credentials, viewer }) {
     tell,
     online() {
       tries = 0;
-      if (leads) attempt();
+      if (leads && !(source && Date.now() - seen < silence / 2)) attempt();
     },
     // By the clock, since timers sleep when machines do.
-    check: () => source && Date.now() - seen > silence && retry(),
+    check: () => (source && Date.now() - seen > silence ? retry() : arrange()),
   };
 }
 
@@ -306,7 +336,7 @@ export class LiveCount {
   state = "waiting";
 
   constructor({ server, blogId = "", room = `blog:${blogId}`, watch, token, credentials, viewer = true, onCount, onState }) {
-    server = server ? new URL(server.replace(/\/?$/, "/"), document.baseURI) : new URL(".", import.meta.url);
+    server = new URL(server?.replace(/\/?$/, "/") ?? new URL(".", import.meta.url), document.baseURI);
     const name = ["livecount1", server, token?.name ?? token, credentials, viewer].join();
     const line = (lines[name] ??= newLine(name, { server, token, credentials, viewer }));
     Object.assign(this, { line, room, watch, onCount, onState });
@@ -325,7 +355,7 @@ export class LiveCount {
 
   update(state, count, reason) {
     if (state === "live" && !count) return;
-    if (count !== this.count) this.onCount?.((this.count = count));
+    if (JSON.stringify(count) !== JSON.stringify(this.count)) this.onCount?.((this.count = count));
     if (state !== this.state) this.onState?.((this.state = state), reason);
   }
 }
@@ -333,12 +363,12 @@ export class LiveCount {
 // A constructed sheet needs no unsafe-inline.
 const sheet = new CSSStyleSheet();
 sheet.replaceSync(`
-:host { display: inline-block }
-:host([hidden]), :host([state=few]), :host([state=live]) slot, :host(:not([state=live])) span { display: none }
-[part=dot] { display: inline-block; margin-right: .5em; padding: .28em; border-radius: 50%; background: var(--live-count-dot, #2a9d62) }
-[aria-live] { position: absolute; width: 1px; overflow: hidden; opacity: 0; white-space: nowrap }
-@media (prefers-reduced-motion: no-preference) { [part=dot] { animation: pulse 2s infinite } }
-@keyframes pulse { 50% { opacity: .35 } }`);
+:host{display:inline-block}
+:host([hidden]),:host([state=few]),:host([state=live]) slot,:host(:not([state=live])) span{display:none}
+[part=dot]{display:inline-block;margin-right:.5em;padding:.28em;border-radius:50%;background:var(--live-count-dot,#2a9d62)}
+[aria-live]{position:absolute;width:1px;overflow:hidden;opacity:0;white-space:pre}
+@media (prefers-reduced-motion:no-preference){[part=dot]{animation:pulse 2s infinite}}
+@keyframes pulse{50%{opacity:.35}}`);
 
 // No innerHTML: it does not pass trusted types.
 const span = (part) => Object.assign(document.createElement("span"), { part });
@@ -373,7 +403,7 @@ class LiveCountElement extends HTMLElement {
   }
 
   attributeChangedCallback() {
-    if (this.#counter && this.isConnected) this.connectedCallback();
+    this.#counter && this.isConnected && this.connectedCallback();
   }
 
   // Templates: for this very number, for its plural form, for any.
