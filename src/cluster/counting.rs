@@ -30,7 +30,7 @@ const CLAIMS: usize = 1_000;
 /// Rooms in one page of totals.
 const PAGE: usize = 500;
 /// Bookings taken off a lapsed node in one script.
-const REAP: u32 = 500;
+const REAP: u32 = 2_000;
 /// A change of whether numbers are partial is told to the rooms within this time.
 const SPREAD_MS: u64 = 2_000;
 
@@ -345,30 +345,39 @@ impl Shared {
 
     /// Takes the numbers of nodes whose lease lapsed off the totals, in small steps, beside
     /// whoever else was told.
+    ///
+    /// Every lease's answer names all of them again. So what was told meanwhile is forgotten: as a
+    /// queue it grew faster than it was worked off, and a lapsed node waited behind minutes of
+    /// repetitions.
     pub(super) async fn reap(self: Arc<Self>, mut lapsed: mpsc::UnboundedReceiver<Incarnation>) {
         let mut lane = self.redis.lane();
-        while let Some(incarnation) = lapsed.recv().await {
+        while let Some(first) = lapsed.recv().await {
             pause(Duration::from_millis(100)).await;
-            loop {
-                let stamp = self.view.lock().stamp();
-                let answer = lane.reap(stamp, incarnation, REAP).await;
-                let more = self
-                    .called("reap", answer)
-                    .and_then(|answer| self.done(answer));
-                if more.is_some() {
-                    let answer = lane.announce(stamp).await;
-                    let _ = self.called("announce", answer);
-                }
-                if more != Some(true) {
-                    break;
-                }
-            }
-            // Told several times of one, it is done once.
+            // In no order, so that nodes begin with different ones.
+            let mut due = HashSet::from([first]);
             while let Ok(other) = lapsed.try_recv() {
-                if other != incarnation {
-                    let _ = self.lapsed.send(other);
-                    break;
-                }
+                due.insert(other);
+            }
+            for incarnation in due {
+                self.reap_one(&mut lane, incarnation).await;
+            }
+            while lapsed.try_recv().is_ok() {}
+        }
+    }
+
+    async fn reap_one(&self, lane: &mut Lane, incarnation: Incarnation) {
+        loop {
+            let stamp = self.view.lock().stamp();
+            let answer = lane.reap(stamp, incarnation, REAP).await;
+            let more = self
+                .called("reap", answer)
+                .and_then(|answer| self.done(answer));
+            if more.is_some() {
+                let answer = lane.announce(stamp).await;
+                let _ = self.called("announce", answer);
+            }
+            if more != Some(true) {
+                return;
             }
         }
     }

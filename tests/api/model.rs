@@ -890,10 +890,13 @@ impl Model {
 
     fn say(&mut self, serial: usize, word: Word) {
         let stream = self.streams.iter_mut().find(|s| s.serial == serial);
-        stream
-            .expect("an open connection has a stream")
-            .words
-            .push_back(word);
+        let words = &mut stream.expect("an open connection has a stream").words;
+        // Of two renewals that wait one behind the other the newer is told.
+        if let (Some(Word::Expires(waiting)), Word::Expires(at)) = (words.back_mut(), &word) {
+            *waiting = *at;
+            return;
+        }
+        words.push_back(word);
     }
 
     fn kick(&mut self, id: ConnectionId, throw: Throw) -> TestCaseResult {

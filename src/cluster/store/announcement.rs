@@ -75,7 +75,7 @@ mod tests {
     use super::Announcement;
 
     const WHOLE: &str = "1 00000000000000aa 7\na 00000000000000bb 3\n\
-        c 9 000102030405060708090a0b0c0d0e0f 00000000000000bb\nr blog:1 3 2 1\nr * 4 4 0\n";
+        c 9 000102030405060708090a0b0c0d0e0f1011121314151617 00000000000000bb\nr blog:1 3 2 1\nr * 4 4 0\n";
 
     #[test]
     fn an_announcement_says_version_batches_claims_and_rooms() {
@@ -83,7 +83,7 @@ mod tests {
         assert_eq!(read.epoch.to_string(), "00000000000000aa");
         assert_eq!(read.version, 7);
         assert_eq!(read.applied[0].1, 3);
-        assert_eq!(read.claims[0].connection[15], 15);
+        assert_eq!(read.claims[0].connection[23], 23);
         assert_eq!(read.rooms[0].1.viewers, 2);
         assert_eq!(read.rooms[1].0, "*");
     }

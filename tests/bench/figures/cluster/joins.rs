@@ -72,7 +72,7 @@ impl Side {
 pub(super) fn run(size: Size, findings: &mut Findings) -> Result<()> {
     let (redis, stopped) = (Redis::start()?, Redis::start()?);
     let link = Link::to(redis.address, SLOW)?;
-    let mut sides = vec![
+    let mut sides = [
         Side::new("none", server::livecount(&[])?)?,
         Side::new("on", server::node("on", redis.address, "on:")?)?,
         Side::new("slow", server::node("slow", link.address, "slow:")?)?,
