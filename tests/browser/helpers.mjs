@@ -117,12 +117,12 @@ export async function site(t, pages) {
 /// A proxy in front of the service. `calls` are the requests that came, as `POST /v1/join`;
 /// `trouble(request)` may answer in the service's place, by a status or by `{status, headers}`;
 /// `mute()` withholds from now on what the service says on the streams that are open, and their reader
-/// sees no end.
+/// sees no end; each request goes on after `lag` milliseconds.
 export async function front(t, service) {
-  const proxy = { calls: [], trouble: () => undefined };
+  const proxy = { calls: [], trouble: () => undefined, lag: 0 };
   const open = new Set();
   proxy.mute = () => open.clear();
-  const server = http.createServer((request, response) => {
+  const server = http.createServer(async (request, response) => {
     const { pathname } = new URL(request.url, service.url);
     proxy.calls.push(`${request.method} ${pathname}`);
     const trouble = proxy.trouble(request, pathname);
@@ -133,6 +133,7 @@ export async function front(t, service) {
       response.end(JSON.stringify({ status, code: "of_the_proxy" }));
       return;
     }
+    if (proxy.lag) await new Promise((resolve) => setTimeout(resolve, proxy.lag));
     const onward = http.request(service.url + request.url, { method: request.method, headers: request.headers });
     onward.on("response", (answer) => {
       response.writeHead(answer.statusCode, answer.headers);

@@ -186,6 +186,8 @@ describe("what pages live through", { concurrency: 5 }, () => {
       const tab = await start();
       await until(() => shown(tab), "1 reading now");
       const told = await watch(t, service);
+      // Long enough for everybody to hear of a gap.
+      proxy.lag = 200;
       await until(() => proxy.times("POST /v1/join") > 2, true, 25);
       await until(() => service.count(42), "1/1/0");
       assert.deepEqual([...new Set(told.counts().map(({ viewers }) => viewers))], [1]);
