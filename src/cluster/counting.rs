@@ -143,10 +143,13 @@ impl Shared {
         };
         let answer = self.called("flush", lane.flush(stamp, &sent).await)?;
         match self.done(answer) {
-            Some(Flushed::Applied { announce_in, .. }) => {
+            Some(Flushed::Applied {
+                claims_from,
+                announce_in,
+            }) => {
                 let mut view = self.view.lock();
                 if view.stamp().epoch == stamp.epoch && view.me == me {
-                    view.acknowledge(batch);
+                    view.acknowledge(batch, claims_from);
                 }
                 if view.reload {
                     self.reread.notify_one();
@@ -337,9 +340,10 @@ impl Shared {
 
     /// Ends this node's streams of connections that another node opened later.
     pub(super) fn give_up(&self, taken: &[Taken]) {
-        for (connection, since_ms) in taken {
+        for (connection, since_ms, after_ours) in taken {
             let now = Instant::now();
-            self.hub.opened_elsewhere(*connection, *since_ms, now);
+            let hub = &self.hub;
+            hub.opened_elsewhere(*connection, *since_ms, *after_ours, now);
         }
     }
 

@@ -17,6 +17,8 @@ use crate::hub::{ConnectionId, Fingerprint, MEMBER, Occupancy, Part, RoomId};
 
 /// How long numbers of an epoch before are held where the new one has not reached them.
 pub(super) const HOLD: Duration = Duration::from_millis(1_500);
+/// How long the number of an own claim is remembered: longer than clocks may differ.
+const RECENT: Duration = Duration::from_mins(1);
 /// How long a lease lasts.
 const LEASE: Duration = Duration::from_secs(3);
 /// Nothing acknowledged or heard for so long, and the others' numbers may be old.
@@ -29,8 +31,12 @@ const PAST: usize = 8;
 /// A room, or the service as a whole.
 pub(super) type Place = Option<RoomId>;
 
-/// A connection that another node opened, and when, in milliseconds of Unix time.
-pub(super) type Taken = (ConnectionId, u64);
+/// A connection opened by ticket, and when, in milliseconds of Unix time.
+pub(super) type Opening = (ConnectionId, u64);
+
+/// A connection that another node opened, when, in milliseconds of Unix time, and whether it was
+/// told after this node's own opening, where that is known.
+pub(super) type Taken = (ConnectionId, u64, Option<bool>);
 
 /// What the hub is to be told.
 pub(super) type News = Vec<(Place, Occupancy)>;
@@ -96,7 +102,7 @@ pub(super) struct Frozen {
     pub(super) number: u64,
     pub(super) rooms: Vec<RoomChange>,
     /// Streams opened here by ticket.
-    pub(super) claims: Vec<Taken>,
+    pub(super) claims: Vec<Opening>,
     /// True where it is the last one of a resync.
     pub(super) done: bool,
 }
@@ -135,6 +141,8 @@ pub(super) struct View {
     last_heard: Option<Instant>,
     /// The newest claim that was heard or read, none before it missing.
     pub(super) claims_seen: u64,
+    /// Own claims of the last seconds: with their number, once acknowledged, and since when.
+    recent: HashMap<ConnectionId, (Option<u64>, Instant)>,
     /// Redis' clock ahead of this node's, in milliseconds.
     clock_ahead: i64,
     /// The newest announcement heard.
@@ -180,6 +188,7 @@ impl View {
             loaded: false,
             last_heard: None,
             claims_seen: 0,
+            recent: HashMap::new(),
             clock_ahead: 0,
             heard: 0,
             unsure: false,
@@ -250,6 +259,7 @@ impl View {
             return;
         }
         let before = self.epoch.replace(epoch);
+        self.recent.clear();
         self.past_epochs.retain(|past| *past != epoch);
         if let Some(before) = before {
             self.past_epochs.push_front(before);
@@ -374,9 +384,15 @@ impl View {
     }
 
     /// Puts what changed into the next batch, which stays as it is until it is acknowledged.
-    pub(super) fn freeze(&mut self, parts: Vec<Part>, claims: Vec<Taken>, done: bool) -> Frozen {
+    pub(super) fn freeze(&mut self, parts: Vec<Part>, claims: Vec<Opening>, done: bool) -> Frozen {
         let number = self.next_batch;
         self.next_batch += 1;
+        let now = Instant::now();
+        let young = |since: Instant| now.duration_since(since) < RECENT;
+        self.recent
+            .retain(|_, (number, since)| number.is_none() || young(*since));
+        let waiting = claims.iter().map(|(id, _)| (*id, (None, now)));
+        self.recent.extend(waiting);
         let mut rooms = Vec::with_capacity(parts.len());
         for part in parts {
             let known = self.known.entry(part.room.clone()).or_default();
@@ -435,7 +451,12 @@ impl View {
     }
 
     /// Notes that a batch is in Redis.
-    pub(super) fn acknowledge(&mut self, frozen: &Frozen) {
+    pub(super) fn acknowledge(&mut self, frozen: &Frozen, first_claim: u64) {
+        for (number, (id, _)) in (first_claim..).zip(&frozen.claims) {
+            if let Some((claim, _)) = self.recent.get_mut(id) {
+                *claim = Some(number);
+            }
+        }
         self.acknowledged = frozen.number;
         if frozen.done {
             self.older = None;
@@ -525,10 +546,12 @@ impl View {
         let (id, since) = claim.connection.split_at(16);
         let id = id.try_into().map(u128::from_be_bytes).unwrap_or_default();
         let since = since.try_into().map(u64::from_be_bytes).unwrap_or_default();
-        (
-            ConnectionId::from_bits(id),
-            since.saturating_add_signed(self.clock_ahead.saturating_neg()),
-        )
+        let id = ConnectionId::from_bits(id);
+        let since = since.saturating_add_signed(self.clock_ahead.saturating_neg());
+        // One that is not acknowledged yet will be told after this one.
+        let ours = self.recent.get(&id);
+        let after = ours.map(|(ours, _)| ours.is_some_and(|ours| ours < claim.number));
+        (id, since, after)
     }
 
     /// Takes in totals as read at `version`, with this node's batches up to `applied` in them.

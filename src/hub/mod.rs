@@ -372,9 +372,18 @@ impl Hub {
     }
 
     /// Ends this node's stream of a connection that another node opened later than this one did,
-    /// at `since_ms`, in milliseconds of Unix time.
-    pub fn opened_elsewhere(&self, connection: ConnectionId, since_ms: u64, now: Instant) {
-        self.step(|state, wakes| state.opened_elsewhere(connection, since_ms, now, wakes));
+    /// at `since_ms`, in milliseconds of Unix time. Of two that are closer than a second the one
+    /// is later that was told later: `after_ours`, where that is known.
+    pub fn opened_elsewhere(
+        &self,
+        connection: ConnectionId,
+        since_ms: u64,
+        after_ours: Option<bool>,
+        now: Instant,
+    ) {
+        self.step(|state, wakes| {
+            state.opened_elsewhere(connection, since_ms, after_ours, now, wakes);
+        });
     }
 
     /// Keeps somebody out until then, as another node said.

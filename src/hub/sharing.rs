@@ -47,6 +47,10 @@ pub struct Part {
     pub whole: bool,
 }
 
+/// Streams that two nodes opened within so many milliseconds are told apart by the order of their
+/// claims, and others by their age: the clocks of nodes are compared over the network.
+const CLOSE_MS: u64 = 1_000;
+
 #[derive(Debug, Default)]
 struct Change {
     /// True where everybody in the room is to be said again.
@@ -404,17 +408,32 @@ impl State {
     }
 
     /// Ends this node's stream of a connection that another node opened later, in milliseconds of
-    /// Unix time.
+    /// Unix time. Where the two are closer than clocks can tell, `after_ours` says whether it was
+    /// told after this node's, where that is known.
     pub(super) fn opened_elsewhere(
         &mut self,
         id: ConnectionId,
         since_ms: u64,
+        after_ours: Option<bool>,
         now: Instant,
         wakes: &mut Wakes,
     ) {
-        if let Some(index) = self.connections.find(id)
-            && self.connections.get(index).since_ms < since_ms
-        {
+        let Some(index) = self.connections.find(id) else {
+            return;
+        };
+        let ours = self.connections.get(index);
+        let untold = |sharing: &Sharing| sharing.opened.contains(&id);
+        let later = if !ours.by_ticket {
+            // It was born here, so whoever has its ticket came later.
+            true
+        } else if ours.since_ms.abs_diff(since_ms) > CLOSE_MS {
+            ours.since_ms < since_ms
+        } else if self.sharing.as_deref().is_some_and(untold) {
+            false
+        } else {
+            after_ours.unwrap_or(ours.since_ms < since_ms)
+        };
+        if later {
             self.count_out(index, Reason::Replaced, now, wakes);
         }
     }
