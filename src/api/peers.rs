@@ -379,6 +379,15 @@ pub(super) async fn occupancies(app: &App, rooms: &[RoomId]) -> Vec<Occupancy> {
     rooms.iter().map(of).collect()
 }
 
+/// One room's numbers, as [`occupancies`] has them.
+pub(super) async fn occupancy(app: &App, room: &RoomId) -> Occupancy {
+    if app.cluster().is_none() || !room.is_personal() {
+        return app.hub().occupancy(room);
+    }
+    let numbers = occupancies(app, std::slice::from_ref(room)).await;
+    numbers.first().copied().unwrap_or_default()
+}
+
 /// Asks all nodes for connections by personal room; whether a node did not answer.
 async fn users(app: &App, ask: Ask) -> (HashMap<RoomId, u32>, bool) {
     let mut replies = vec![respond(app, ask.clone())];

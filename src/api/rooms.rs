@@ -128,8 +128,7 @@ async fn one_count(
     known: &Known,
 ) -> Result<Response, ApiError> {
     reader.may_read(room)?;
-    let numbers = peers::occupancies(app, std::slice::from_ref(room)).await;
-    let count = Count::of(room, numbers.first().copied().unwrap_or_default());
+    let count = Count::of(room, peers::occupancy(app, room).await);
     let audience = Audience::of(reader.anonymous().open(room));
     cacheable(&count, audience, known)
 }

@@ -396,8 +396,7 @@ impl Shared {
             let now = Instant::now();
             let mut view = self.view.lock();
             if view.is_holding() {
-                let synced = view.synced;
-                let news = view.let_go(synced, now);
+                let news = view.let_go(now);
                 self.hub.set_elsewhere(&news, view.applied(), now);
             }
             let partial = view.is_partial(now);

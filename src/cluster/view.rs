@@ -12,7 +12,7 @@ use std::{
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::store::{Announcement, Claim, Epoch, Incarnation, RoomChange, Stamp, Total};
+use super::store::{Announcement, Claim, Epoch, Incarnation, RoomChange, SERVICE, Stamp, Total};
 use crate::hub::{ConnectionId, Fingerprint, MEMBER, Occupancy, Part, RoomId};
 
 /// How long numbers of an epoch before are held where the new one has not reached them.
@@ -23,8 +23,6 @@ const RECENT: Duration = Duration::from_mins(1);
 const LEASE: Duration = Duration::from_secs(3);
 /// Nothing acknowledged or heard for so long, and the others' numbers may be old.
 pub(super) const SILENCE: Duration = Duration::from_millis(2_500);
-/// The name of the service as a whole among the rooms.
-pub(super) const SERVICE: &str = "*";
 /// How many of its own incarnations a node remembers.
 const PAST: usize = 8;
 
@@ -161,7 +159,7 @@ pub(super) struct View {
     unsynced_since: Option<Instant>,
     nodes: usize,
     /// How many of them have told everything.
-    pub(super) synced: usize,
+    synced: usize,
     /// True where all blocks of this node are to be told again.
     pub(super) block_again: bool,
 }
@@ -321,10 +319,10 @@ impl View {
 
     /// Lets go of the numbers of the epoch before once all nodes have told theirs, or at the end
     /// of the hold.
-    pub(super) fn let_go(&mut self, synced: usize, now: Instant) -> News {
+    pub(super) fn let_go(&mut self, now: Instant) -> News {
         let over = |held: &Held| {
             let read = self.current && !self.reload && !self.reading;
-            now >= held.until || (synced >= held.nodes && read)
+            now >= held.until || (self.synced >= held.nodes && read)
         };
         if !self.held.as_ref().is_some_and(over) {
             return News::new();

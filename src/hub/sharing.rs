@@ -16,7 +16,8 @@ use super::{
     wakes::Wakes,
 };
 
-/// A viewer as all nodes know it: one byte that says what kind it is, then 96 bits of a keyed hash.
+/// A viewer as all nodes know it: one byte that says what kind it is (`m` a member, known by a token;
+/// `v` an id that the client chose; `c` the connection itself), then 96 bits of a keyed hash.
 pub type Fingerprint = [u8; 13];
 
 /// First byte of the fingerprint of a viewer known by a token.

@@ -17,9 +17,10 @@ use tokio::{
 
 use crate::{
     dice::Dice,
+    event::Event,
     node::Cluster,
     truth::{Bounds, SERVICE, Truth, Who},
-    wire::{Client, Event, Numbers, PATIENCE, Reader, is_partial, token, until},
+    wire::{Client, Numbers, PATIENCE, Reader, is_partial, token, until},
 };
 
 /// The room that most of a crowd is in.

@@ -14,6 +14,8 @@
 mod basics;
 mod crowd;
 mod dice;
+#[path = "../survival/event.rs"]
+mod event;
 mod faults;
 mod node;
 mod operation;

@@ -28,6 +28,8 @@ use serde_json::{Value, json};
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::time::Instant;
 
+use crate::event::Event;
+
 /// The HS256 secret of every test service.
 pub(crate) const SECRET: &str = "the-secret-of-the-tests-has-32-bytes-or-more";
 /// How long a test waits for what must come; the machine may be busy.
@@ -445,40 +447,6 @@ pub(crate) fn token_for(sub: &str, scope: &str, ttl: Duration) -> String {
 pub(crate) fn numbers(count: &Value) -> (u64, u64, u64) {
     let number = |name: &str| count[name].as_u64().expect("a count has three numbers");
     (number("viewers"), number("connections"), number("members"))
-}
-
-/// One event.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Event {
-    /// Its name; empty for a bare `retry:`.
-    pub(crate) name: String,
-    pub(crate) id: Option<String>,
-    /// Its data, parsed; null where it has none.
-    pub(crate) data: Value,
-}
-
-impl Event {
-    fn parse(text: &str) -> Self {
-        let mut event = Self {
-            name: String::new(),
-            id: None,
-            data: Value::Null,
-        };
-        for line in text.lines() {
-            match line.split_once(": ") {
-                Some(("event", name)) => event.name = name.to_owned(),
-                Some(("id", id)) => event.id = Some(id.to_owned()),
-                Some(("data", data)) => event.data = serde_json::from_str(data).expect("JSON"),
-                Some(("retry", wait)) => assert!(wait.parse::<u64>().is_ok(), "{line}"),
-                _ => panic!("{line:?} is no field of an event"),
-            }
-        }
-        event
-    }
-
-    pub(crate) fn room(&self) -> &str {
-        self.data["room"].as_str().unwrap_or_default()
-    }
 }
 
 /// A reader of one stream, who checks the framing of every byte. Leaves with FIN when dropped.

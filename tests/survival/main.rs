@@ -13,6 +13,7 @@
 
 mod churn;
 mod descriptors;
+mod event;
 mod flood;
 mod fuzz;
 mod helpers;

@@ -29,7 +29,7 @@ pub use self::{
     listener::{Heard, Listener},
     log::{LogEntry, LogPage, LogSpan, Publication, Published},
     nodes::{Card, Leased, Node},
-    numbers::{Batch, Claim, Fingerprint, Flushed, Opened, RoomChange, SERVICE, Total, TotalsPage},
+    numbers::{Batch, Claim, Flushed, Opened, RoomChange, SERVICE, Total, TotalsPage},
     script::Clock,
 };
 use self::{keys::Keys, script::Scripts};

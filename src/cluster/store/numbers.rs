@@ -9,14 +9,10 @@ use super::{
     reply::{Reply, malformed},
     unhex,
 };
-use crate::hub::id::is_name_byte;
+use crate::hub::{Fingerprint, id::is_name_byte};
 
 /// The room that is the service as a whole: every open stream, every viewer once.
 pub const SERVICE: &str = "*";
-
-/// Stands for a viewer: one byte for its kind (`m` a member, known by a token; `v` an id that the
-/// client chose; `c` the connection itself) and twelve of a hash.
-pub type Fingerprint = [u8; 13];
 
 /// A connection's stream: the 16 bytes of the connection's id, then 8 of when the stream was opened,
 /// in ms of Redis' time, big-endian.

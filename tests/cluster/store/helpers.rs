@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use livecount::cluster::store::{
-    Announcement, Answer, Batch, Card, Channel, Clock, Epoch, Fingerprint, Flushed, Incarnation,
-    Lane, Leased, Listener, Redis, RoomChange, Stamp, StoreError, Total, TotalsPage,
+    Announcement, Answer, Batch, Card, Channel, Clock, Epoch, Flushed, Incarnation, Lane, Leased,
+    Listener, Redis, RoomChange, Stamp, StoreError, Total, TotalsPage,
 };
+use livecount::hub::Fingerprint;
 
 use crate::redis_server::RedisServer;
 

@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use livecount::cluster::store::{
-    Announcement, Answer, Batch, Fingerprint, Flushed, Incarnation, Redis, RoomChange, Total,
+    Announcement, Answer, Batch, Flushed, Incarnation, Redis, RoomChange, Total,
 };
+use livecount::hub::Fingerprint;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::helpers::{TestNode, TestStore, announcement, done, member, viewer};
