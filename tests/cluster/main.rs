@@ -19,6 +19,7 @@ mod event;
 mod faults;
 mod node;
 mod operation;
+mod pace;
 mod process;
 mod proxy;
 mod redis;
