@@ -17,6 +17,7 @@ mod dice;
 #[path = "../survival/event.rs"]
 mod event;
 mod faults;
+mod forged;
 mod moves;
 mod node;
 mod operation;
