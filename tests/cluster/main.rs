@@ -21,6 +21,7 @@ mod forged;
 mod moves;
 mod node;
 mod operation;
+mod outage;
 mod process;
 mod proxy;
 mod redis;
