@@ -18,6 +18,8 @@ mod dice;
 mod event;
 mod faults;
 mod forged;
+mod forgery;
+mod missed;
 mod moves;
 mod node;
 mod operation;
