@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use livecount::hub::ConnectionId;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::{
+    missed::{announcements, wait_announced},
     node::Cluster,
     proxy::Weather,
-    redis::Redis,
-    resp::Connection,
-    wire::{Client, Numbers, PATIENCE, Reader},
+    wire::{Client, Numbers, Reader},
 };
 
 const ROOM: &str = "blog:1";
@@ -141,27 +140,34 @@ async fn a_connection_that_moves_while_redis_is_emptied_lives_where_it_was_opene
     .await;
 }
 
-/// What is announced.
-async fn announcements(redis: &Redis) -> Connection {
-    let mut heard = Connection::to(redis.address()).await.unwrap();
-    let subscribed = heard.call(&["SUBSCRIBE", "livecount:1:0:announcements"]);
-    subscribed.await.expect("Redis is there");
-    heard
+#[tokio::test]
+async fn an_opening_that_an_emptied_redis_forgot_is_told_again() {
+    let mut cluster = Cluster::start(2).await;
+    let (a, b) = cluster.pair();
+    let mut heard = announcements(&cluster.redis).await;
+    let mut stream = by_ticket(a).await;
+    cluster.expect_count(ROOM, Numbers::new(1, 1, 0)).await;
+    sleep(APART).await;
+    cluster.links[0].set(Weather {
+        cut: true,
+        ..Weather::default()
+    });
+    let mut older = go(&mut stream, b).await;
+    wait_announced(&mut heard, &claim(&stream)).await;
+    cluster.redis.flush_all().await;
+    cluster.links[0].clear();
+    assert_eq!(older.reason().await, "replaced");
+    cluster.expect_count(ROOM, Numbers::new(1, 1, 0)).await;
+    let message = json!("still here");
+    a.publish("rooms/blog:1", json!({ "data": message })).await;
+    assert!(lives(&mut stream, &message).await);
+    cluster.expect_sound();
 }
 
-/// Waits until it is announced that this connection was opened.
-async fn wait_announced(heard: &mut Connection, stream: &Reader) {
+/// How an announcement says that this connection was opened.
+fn claim(stream: &Reader) -> String {
     let id = ConnectionId::parse(stream.connection()).expect("it is an id");
-    let claim = format!("{:032x}", id.to_bits());
-    let announced = async {
-        while !heard
-            .next(PATIENCE)
-            .await
-            .is_ok_and(|message| message.items()[2].text().contains(&claim))
-        {}
-    };
-    let announced = timeout(PATIENCE, announced).await;
-    announced.expect("its opening is announced");
+    format!("{:032x}", id.to_bits())
 }
 
 #[tokio::test]
@@ -170,7 +176,7 @@ async fn an_opening_announced_while_a_node_did_not_hear_ends_the_older_stream_th
     let (a, b) = cluster.pair();
     let mut heard = announcements(&cluster.redis).await;
     let mut streams = [by_ticket(a).await, by_ticket(a).await, by_ticket(a).await];
-    wait_announced(&mut heard, &streams[2]).await;
+    wait_announced(&mut heard, &claim(&streams[2])).await;
     cluster.expect_count(ROOM, Numbers::new(3, 3, 0)).await;
     let deaf = Weather {
         lose_pushes: true,
@@ -182,7 +188,7 @@ async fn an_opening_announced_while_a_node_did_not_hear_ends_the_older_stream_th
     let began = Instant::now();
     cluster.links[0].set(deaf);
     let mut older = vec![go(missed, b).await];
-    wait_announced(&mut heard, missed).await;
+    wait_announced(&mut heard, &claim(missed)).await;
     cluster.links[0].clear();
     older.push(go(next, b).await);
     for stream in &mut older {
