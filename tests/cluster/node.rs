@@ -13,9 +13,9 @@ use parking_lot::Mutex;
 
 use crate::{
     process,
-    proxy::Proxy,
+    proxy::{Proxy, Weather},
     redis::Redis,
-    wire::{Client, PATIENCE, SECRET, until},
+    wire::{Client, Numbers, PATIENCE, SECRET, is_partial, until},
 };
 
 /// A running node. Killed when dropped.
@@ -135,6 +135,26 @@ impl Node {
     /// Lets it go on.
     pub(crate) fn thaw(&self) {
         process::thaw(&self.child);
+    }
+
+    /// Bytes of its memory that are in use.
+    pub(crate) fn memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix("kB"));
+        let kib = kib.expect("Linux says so").trim().parse::<u64>();
+        kib.expect("a number") << 10
+    }
+
+    /// Waits until it says that others' numbers are unknown, or that they are known again.
+    pub(crate) async fn expect_partial(&self, partial: bool) {
+        until(PATIENCE, async || {
+            let (_, ready) = self.client().ask("/readyz").await;
+            let right = is_partial(&ready) == partial;
+            right.then_some(()).ok_or_else(|| ready.to_string())
+        })
+        .await;
     }
 
     /// Asks it to drain.
@@ -263,6 +283,33 @@ impl Cluster {
                     .ok_or_else(|| format!("{} knows of {found:?}", node.name()))
             })
             .await;
+        }
+    }
+
+    /// Waits until every node answers these numbers for a room, and whole.
+    pub(crate) async fn expect_count(&self, room: &str, expected: Numbers) {
+        let path = format!("/v1/rooms/{room}");
+        for node in &self.nodes {
+            until(PATIENCE, async || {
+                let found = node.client().read(&path).await;
+                let right = Numbers::of(&found) == expected && !is_partial(&found);
+                let wrong = || format!("{} has {found} and not {expected:?}", node.name());
+                right.then_some(()).ok_or_else(wrong)
+            })
+            .await;
+        }
+    }
+
+    /// Cuts the way to Redis of every node, and waits until all of them have noticed.
+    pub(crate) async fn cut_off(&self) {
+        for link in &self.links {
+            link.set(Weather {
+                cut: true,
+                ..Weather::default()
+            });
+        }
+        for node in &self.nodes {
+            node.expect_partial(true).await;
         }
     }
 
