@@ -42,6 +42,7 @@ impl State {
                 self.order(index, Order::End(reason, self.log.head), wakes);
             }
             Phase::Lingering(_) => {
+                self.lingering -= 1;
                 self.connections.remove(index);
             }
             Phase::Ended => {}
@@ -98,11 +99,13 @@ impl State {
             Phase::Open if !grace.is_zero() && !self.draining => {
                 let until = now + grace;
                 self.connections.at(index).phase = Phase::Lingering(until);
+                self.lingering += 1;
                 wakes.pulse |= self.calendar.add(until, Due::Linger(index, serial));
             }
             Phase::Open => {
                 // As if it lingered for no time: told to nobody, and gone with its record.
                 self.connections.at(index).phase = Phase::Lingering(now);
+                self.lingering += 1;
                 self.count_out(index, Reason::Left, now, wakes);
             }
             Phase::Ended => {
@@ -298,6 +301,7 @@ mod tests {
             drop(broken);
         }
         assert_eq!((due(&hub), hub.totals().held), (0, 0));
+        assert_eq!(hub.0.state.lock().lingering, 0);
     }
 
     #[test]
@@ -306,9 +310,10 @@ mod tests {
         let hub = hub(Duration::from_secs(60));
         let (_, broken) = open(&hub, now);
         drop(broken);
-        assert_eq!(due(&hub), 1);
+        assert_eq!((due(&hub), hub.0.state.lock().lingering), (1, 1));
         let _ = hub.pulse(Instant::now() + Duration::from_secs(61));
         assert_eq!((due(&hub), hub.totals().held), (0, 0));
+        assert_eq!(hub.0.state.lock().lingering, 0);
     }
 
     #[test]

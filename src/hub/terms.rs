@@ -152,9 +152,11 @@ pub struct Totals {
     pub turnover: Turnover,
 }
 
-/// Streams opened and ended since the start.
+/// Streams opened and ended since the start, and counts that were never told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Turnover {
+    /// Counts of rooms that a newer one replaced before any viewer was told.
+    pub conflated: u64,
     /// Opened.
     pub opened: u64,
     /// Ended, by [`Reason`] in the order of [`Reason::ALL`].

@@ -183,7 +183,8 @@ async fn serve(socket: std::net::TcpStream, peer: IpAddr, site: Site) -> io::Res
     if preface {
         drop(permit);
         http2(&stream, peer, site.router).await;
-    } else if let Some(aside) = http1(&stream, peer, &site, permit, asked.clone()).await {
+    } else if let Some(aside) = http1(&stream, peer, &site, permit, asked.clone(), is_crowded).await
+    {
         let began = asked.get().unwrap_or_else(Instant::now);
         return hand_over(stream, *aside, began, &site);
     }
@@ -284,13 +285,15 @@ fn start(bytes: &[u8]) -> Start {
     }
 }
 
-/// Answers requests until the connection ends, or a stream leaves it.
+/// Answers requests until the connection ends, or a stream leaves it. Where descriptors run short
+/// it ends with its first answer: those who ask every few seconds would hold theirs for ever.
 async fn http1(
     stream: &Arc<TcpStream>,
     peer: IpAddr,
     site: &Site,
     permit: OwnedSemaphorePermit,
     asked: AskedAt,
+    is_crowded: bool,
 ) -> Option<Box<Aside>> {
     // Held until the first head is read; what is between requests holds none.
     let permit = Arc::new(Mutex::new(Some(permit)));
@@ -313,10 +316,13 @@ async fn http1(
                 // Whoever drives this connection takes it apart now.
                 std::future::pending::<()>().await;
             }
-            if response.body().size_hint().upper().is_none() {
-                // Nothing is read as a request any more, and so nothing is one after it either.
+            let is_stream = response.body().size_hint().upper().is_none();
+            if is_stream || is_crowded {
+                // Behind a stream nothing is read as a request any more.
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(header::CONNECTION, close);
+            }
+            if is_stream {
                 streaming.notify_one();
             }
             Ok::<_, Infallible>(response)
