@@ -142,11 +142,6 @@ impl State {
         let member = matches!(viewer, Viewer::Person { member: true, .. });
         let came = (member && self.people.is_alone(viewer)).then_some(true);
         self.note_share(None, index, came, now, wakes);
-        if entry.by_ticket
-            && let Some(sharing) = &mut self.sharing
-        {
-            sharing.note_opened(entry.connection);
-        }
         if let Outlet::Inbox(_) = self.connections.get(index).outlet {
             let due = Due::Task(index, serial);
             wakes.pulse |= self.calendar.add(entry.expires, due);
@@ -161,6 +156,12 @@ impl State {
         // a room that both are in is never vacated.
         if let Some(older) = older {
             self.count_out(older, Reason::Replaced, now, wakes);
+        }
+        // After the older stream's end, which takes back what others were to be told of it.
+        if entry.by_ticket
+            && let Some(sharing) = &mut self.sharing
+        {
+            sharing.note_opened(entry.connection);
         }
         if older.is_none() {
             self.return_of_the_lost(index, now, wakes);

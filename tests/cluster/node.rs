@@ -15,7 +15,7 @@ use crate::{
     process,
     proxy::Proxy,
     redis::Redis,
-    wire::{Client, PATIENCE, SECRET, until},
+    wire::{Client, Numbers, PATIENCE, SECRET, is_partial, until},
 };
 
 /// A running node. Killed when dropped.
@@ -135,6 +135,16 @@ impl Node {
     /// Lets it go on.
     pub(crate) fn thaw(&self) {
         process::thaw(&self.child);
+    }
+
+    /// Waits until it says that others' numbers are unknown, or that they are known again.
+    pub(crate) async fn expect_partial(&self, partial: bool) {
+        until(PATIENCE, async || {
+            let (_, ready) = self.client().ask("/readyz").await;
+            let right = is_partial(&ready) == partial;
+            right.then_some(()).ok_or_else(|| ready.to_string())
+        })
+        .await;
     }
 
     /// Asks it to drain.
@@ -261,6 +271,20 @@ impl Cluster {
                 let met = found == names;
                 met.then_some(())
                     .ok_or_else(|| format!("{} knows of {found:?}", node.name()))
+            })
+            .await;
+        }
+    }
+
+    /// Waits until every node answers these numbers for a room, and whole.
+    pub(crate) async fn expect_count(&self, room: &str, expected: Numbers) {
+        let path = format!("/v1/rooms/{room}");
+        for node in &self.nodes {
+            until(PATIENCE, async || {
+                let found = node.client().read(&path).await;
+                let right = Numbers::of(&found) == expected && !is_partial(&found);
+                let wrong = || format!("{} has {found} and not {expected:?}", node.name());
+                right.then_some(()).ok_or_else(wrong)
             })
             .await;
         }

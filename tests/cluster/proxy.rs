@@ -44,6 +44,8 @@ pub(crate) struct Weather {
     pub(crate) delay: Duration,
     /// Of so many replies and pushes, one is lost, by chance; 0 loses none.
     pub(crate) lose_one_in: usize,
+    /// Whatever is published is lost; replies are not.
+    pub(crate) lose_pushes: bool,
     /// Of so many requests, one arrives twice, by chance; 0 doubles none.
     pub(crate) double_one_in: usize,
     /// Replies are held back by chance for up to this, in order within a connection.
@@ -246,11 +248,12 @@ async fn replies(
             let frame = bytes.drain(..length).collect();
             let weather = *shared.weather.borrow();
             let mut dice = shared.dice.lock();
-            if dice.is_one_in(weather.lose_one_in) {
+            let pushed = is_message(&reply);
+            if dice.is_one_in(weather.lose_one_in) || (pushed && weather.lose_pushes) {
                 continue;
             }
             let due = Instant::now() + weather.delay;
-            let due = if is_message(&reply) {
+            let due = if pushed {
                 due + dice.up_to(weather.hold_pushes)
             } else {
                 last_reply = last_reply.max(due + dice.up_to(weather.hold_replies));
