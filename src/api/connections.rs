@@ -1,7 +1,7 @@
 //! Connections: rooms joined and left on an open stream, goodbyes, kicks and renewals; who is
 //! connected.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     Json,
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::{
     error::{ApiError, Code},
+    history,
     join::{issue, kicked, ticket_too_large},
     peers,
     request::{
@@ -475,12 +476,11 @@ fn private() -> [(header::HeaderName, &'static str); 1] {
 
 impl Listed {
     fn of(info: &ConnectionInfo) -> Self {
-        let since = std::time::UNIX_EPOCH + Duration::from_millis(info.since_ms);
         Self {
             connection: info.id.to_string(),
             user_id: info.identity.user().map(|user| user.as_str().to_owned()),
             viewer: info.identity.chosen().map(|name| name.as_str().to_owned()),
-            since: humantime::format_rfc3339_millis(since).to_string(),
+            since: history::moment(info.since_ms),
         }
     }
 }

@@ -259,6 +259,14 @@ impl Numbers {
     }
 }
 
+/// Milliseconds of Unix time, as RFC 3339 writes them, which knows no year after 9999: other nodes
+/// may say anything.
+pub(super) fn moment(unix_ms: u64) -> String {
+    const LAST_MS: u64 = 253_402_300_799_999;
+    let time = UNIX_EPOCH + Duration::from_millis(unix_ms.min(LAST_MS));
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
 /// A minute of Unix time, as RFC 3339 writes it.
 pub(super) fn time(minute: u32) -> String {
     let time = UNIX_EPOCH + Duration::from_mins(u64::from(minute));

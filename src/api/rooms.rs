@@ -1,9 +1,6 @@
 //! REST for CMS back ends: the counts of one blog or many, the top rooms, the whole service.
 
-use std::{
-    convert::Infallible,
-    time::{Duration, UNIX_EPOCH},
-};
+use std::convert::Infallible;
 
 use aws_lc_rs::digest;
 use axum::{
@@ -17,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     error::{ApiError, Code},
-    peers,
+    history, peers,
     request::{self, BlogRoom, JsonBody, Named, Query, rooms_required},
 };
 use crate::{
@@ -275,8 +272,7 @@ fn nodes(app: &App, own: u64) -> Vec<Node> {
     let node = |name: &str, connections, since_ms, lag_ms| Node {
         name: name.to_owned(),
         connections,
-        since: humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(since_ms))
-            .to_string(),
+        since: history::moment(since_ms),
         lag_ms,
     };
     let here = node(&app.config().node_name, own, since_ms, 0);

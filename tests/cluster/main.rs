@@ -17,6 +17,8 @@ mod dice;
 #[path = "../survival/event.rs"]
 mod event;
 mod faults;
+mod forged;
+mod forgery;
 mod missed;
 mod moves;
 mod node;
