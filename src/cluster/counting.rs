@@ -404,6 +404,8 @@ impl Shared {
                 // Its lease ends before anybody can be told: everything will be told again.
                 view.resync = true;
                 self.hub.stop_sharing();
+                // Nothing else may ever change here and wake whoever tells it.
+                self.retell.notify_one();
             }
             drop(view);
             if partial != shown {

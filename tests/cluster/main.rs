@@ -31,5 +31,6 @@ mod redis_server;
 mod resp;
 mod resp_proxy;
 mod store;
+mod thousands;
 mod truth;
 mod wire;

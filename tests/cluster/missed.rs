@@ -76,3 +76,35 @@ async fn what_is_announced_while_a_node_reads_what_it_missed_is_not_lost() {
     }
     cluster.expect_sound();
 }
+
+#[tokio::test]
+async fn a_quiet_nodes_readers_are_in_the_numbers_again_after_an_outage() {
+    let mut cluster = Cluster::start(2).await;
+    let (a, b) = cluster.pair();
+    let mut near = a.join("blog:1").await;
+    let mut far = b.join_as("blog:1", "7").await;
+    for reader in [&mut near, &mut far] {
+        reader.wait_for("blog:1", Numbers::new(2, 2, 1)).await;
+    }
+    cluster.links[1].set(Weather {
+        cut: true,
+        ..Weather::default()
+    });
+    near.wait_for("blog:1", Numbers::new(1, 1, 0)).await;
+    cluster.nodes[1].expect_partial(true).await;
+    cluster.links[1].clear();
+    near.wait_for("blog:1", Numbers::new(2, 2, 1)).await;
+
+    cluster.redis.freeze();
+    for node in &cluster.nodes {
+        node.expect_partial(true).await;
+    }
+    // For longer than leases last.
+    sleep(Duration::from_secs(1)).await;
+    cluster.redis.thaw();
+    cluster.expect_count("blog:1", Numbers::new(2, 2, 1)).await;
+    // Lapsed leases would be taken off the totals by now.
+    sleep(Duration::from_millis(700)).await;
+    cluster.expect_count("blog:1", Numbers::new(2, 2, 1)).await;
+    cluster.expect_sound();
+}
