@@ -274,6 +274,7 @@ pub(super) async fn kick_connection(app: &App, ask: Ask) -> Result<(), ApiError>
 ///
 /// Where one of them finds a room that is not permitted, or did not answer: 503.
 pub(super) async fn everywhere(app: &App, ask: Ask) -> Result<(), ApiError> {
+    let only_asks = matches!(ask, Ask::KickUser { only_ask: true, .. });
     refused(&respond(app, ask.clone()))?;
     if let Some(cluster) = app.cluster() {
         let (replies, complete) = cluster
@@ -281,11 +282,12 @@ pub(super) async fn everywhere(app: &App, ask: Ask) -> Result<(), ApiError> {
             .await;
         replies.iter().try_for_each(refused)?;
         if !complete {
-            return Err(ApiError::new(
-                Code::NodesUnavailable,
-                "Not every node answered; those that did have done it.",
-            )
-            .retry_after(ASK_AGAIN));
+            let detail = if only_asks {
+                "Not every node answered, and nothing was done."
+            } else {
+                "Not every node answered; those that did have done it."
+            };
+            return Err(ApiError::new(Code::NodesUnavailable, detail).retry_after(ASK_AGAIN));
         }
     }
     Ok(())

@@ -30,6 +30,7 @@ mod redis;
 mod redis_server;
 mod resp;
 mod resp_proxy;
+mod silent;
 mod store;
 mod thousands;
 mod truth;
