@@ -23,6 +23,7 @@ mod missed;
 mod moves;
 mod node;
 mod operation;
+mod outage;
 mod pace;
 mod process;
 mod proxy;

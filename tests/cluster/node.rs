@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use crate::{
     process,
-    proxy::Proxy,
+    proxy::{Proxy, Weather},
     redis::Redis,
     wire::{Client, Numbers, PATIENCE, SECRET, is_partial, until},
 };
@@ -135,6 +135,16 @@ impl Node {
     /// Lets it go on.
     pub(crate) fn thaw(&self) {
         process::thaw(&self.child);
+    }
+
+    /// Bytes of its memory that are in use.
+    pub(crate) fn memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix("kB"));
+        let kib = kib.expect("Linux says so").trim().parse::<u64>();
+        kib.expect("a number") << 10
     }
 
     /// Waits until it says that others' numbers are unknown, or that they are known again.
@@ -287,6 +297,19 @@ impl Cluster {
                 right.then_some(()).ok_or_else(wrong)
             })
             .await;
+        }
+    }
+
+    /// Cuts the way to Redis of every node, and waits until all of them have noticed.
+    pub(crate) async fn cut_off(&self) {
+        for link in &self.links {
+            link.set(Weather {
+                cut: true,
+                ..Weather::default()
+            });
+        }
+        for node in &self.nodes {
+            node.expect_partial(true).await;
         }
     }
 

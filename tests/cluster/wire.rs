@@ -372,9 +372,14 @@ impl Reader {
 
     /// The next event of this name; others are skipped.
     pub(crate) async fn next_named(&mut self, name: &str) -> Event {
+        self.next_of(&[name]).await
+    }
+
+    /// The next event of one of these names; others are skipped.
+    pub(crate) async fn next_of(&mut self, names: &[&str]) -> Event {
         loop {
             let event = self.next().await;
-            if event.name == name {
+            if names.contains(&event.name.as_str()) {
                 return event;
             }
         }
