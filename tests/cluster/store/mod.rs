@@ -3,5 +3,6 @@
 mod batches;
 mod faults;
 mod helpers;
+mod lapsed;
 mod messages;
 mod model;
