@@ -5,6 +5,7 @@ mod claims;
 mod epochs;
 mod gaps;
 mod memory;
+mod model;
 mod partial;
 mod resync;
 mod shares;
