@@ -438,7 +438,7 @@ impl View {
             viewers: part.unidentified + known.named,
             members: known.members,
         };
-        // What stayed as it was is not announced, and would wait for that for ever.
+        // Where nothing changed nothing may be announced, and what is noted would stay for ever.
         if known.sent.last().is_none_or(|(_, last)| *last != share) {
             known.sent.push((number, share));
         }

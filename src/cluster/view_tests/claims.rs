@@ -115,13 +115,17 @@ fn an_own_claim_that_is_heard_before_its_answer_has_its_number() {
 fn numbers_of_claims_of_another_epoch_are_not_compared() {
     let mut node = Node::ready();
     node.claim(vec![(connection(7), 30)], 900);
-    node.hear_claims(1, &[claim(901, 5, 30, 9)]);
+    node.hear_claims(1, &[claim(1, 5, 30, 9)]);
     assert!(!node.view.claim_again);
     node.view.turn(epoch(2), 0, node.now);
     // All streams opened by ticket are claimed again, and all claims read from the first.
     assert!(node.view.claim_again);
     assert_eq!(node.view.claims_seen, 0);
     assert_eq!(node.view.claimed(&[claim(1, 7, 30, 9)])[0].2, None);
+    node.view
+        .freeze(Vec::new(), vec![(connection(7), 30)], false);
+    let after = node.view.claimed(&[claim(2, 7, 30, 2), claim(3, 7, 30, 9)]);
+    assert_eq!(after[0].2, Some(true));
 }
 
 #[tokio::test(start_paused = true)]

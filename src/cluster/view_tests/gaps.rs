@@ -111,6 +111,9 @@ fn a_page_read_at_an_announcement_is_newer_than_it() {
     assert_eq!(node.page(1, 1, &[("blog:1", total(4))]), told("blog:1", 4));
     node.hear(2, None, &[("blog:1", total(5))]);
     assert!(node.page(1, 1, &[("blog:1", total(4))]).is_empty());
+    // Whichever of the two comes first.
+    assert_eq!(node.page(3, 1, &[("blog:1", total(7))]), told("blog:1", 7));
+    assert!(node.hear(3, None, &[("blog:1", total(6))]).is_empty());
 }
 
 #[test]

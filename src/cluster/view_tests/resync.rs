@@ -78,6 +78,16 @@ fn batches_of_the_incarnation_before_say_nothing_of_the_new_one() {
 }
 
 #[test]
+fn a_share_that_is_as_before_is_noted_anew() {
+    let mut node = resyncing();
+    let whole = node.tell(vec![part("blog:1", 3)]);
+    assert_eq!(
+        node.hear(2, Some(whole), &[("blog:1", total(6))]),
+        told("blog:1", 3)
+    );
+}
+
+#[test]
 fn a_room_that_was_left_is_told_too_and_not_forgotten_before() {
     let mut node = resyncing();
     let whole = node.tell(vec![part("blog:1", 0)]);
