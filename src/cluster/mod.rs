@@ -14,6 +14,8 @@ mod messages;
 mod minutes;
 pub mod store;
 mod view;
+#[cfg(test)]
+mod view_tests;
 
 use std::{
     collections::HashMap,
