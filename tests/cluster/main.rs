@@ -12,6 +12,7 @@
 )]
 
 mod basics;
+mod blocks;
 mod crowd;
 mod dice;
 #[path = "../survival/event.rs"]
