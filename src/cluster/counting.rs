@@ -160,6 +160,8 @@ impl Shared {
             Some(Flushed::Resync) => {
                 tracing::warn!("this node's lease or a batch was lost: telling all numbers anew");
                 self.view.lock().resync = true;
+                // Kept for what it claims, which nobody has heard.
+                return Some(());
             }
             // Another epoch is in force, and the view has turned to it.
             None => {}

@@ -20,6 +20,7 @@ mod event;
 mod faults;
 mod forged;
 mod forgery;
+mod leases;
 mod missed;
 mod moves;
 mod node;
