@@ -33,8 +33,9 @@ local SHARED = 12
 local LEASE_MS = 3000
 -- From this step of the server's clock on, and after a silence as long, there is a new epoch.
 local STEP_MS = 10000
--- Nothing in an epoch's keyspace outlives its last user by more.
-local KEEP_MS = 3600000
+-- Nothing in an epoch's keyspace outlives its last user by more: every lease renews it, and a silence
+-- of a sixth of it ends the epoch.
+local KEEP_MS = 60000
 
 local tag = ARGV[1]
 -- Channels begin like the key of meta does.

@@ -3,7 +3,7 @@
 use livecount::cluster::store::Redis;
 use tokio::time::Instant;
 
-use super::helpers::{TestNode, done, member, room, total, with};
+use super::helpers::{TestNode, TestStore, done, member, room, total, with};
 use crate::{
     node::Node,
     redis_server::RedisServer,
@@ -71,4 +71,25 @@ async fn eighty_nodes_that_lapse_at_once_are_each_reaped_once_and_in_time() {
     assert!(drawn <= all + all / 4, "{drawn} calls for {LAPSED} nodes");
     done(last.lane.announce(last.stamp).await);
     node.expect_sound();
+}
+
+#[tokio::test]
+async fn a_life_that_nobody_is_in_any_more_is_gone_from_redis_within_a_minute() {
+    let mut store = TestStore::start().await;
+    let mut a = store.node().await;
+    for round in 0..3 {
+        a.flush(&[with(room("blog:1", 2, 1), &[member(round)], &[])])
+            .await;
+        let life = format!("t:1:0:{}:*", a.epoch());
+        let () = store.raw(redis::cmd("HDEL").arg("t:1:0:meta").arg("time")).await;
+        let (epoch, _) = a.lane.connect().await.expect("the store answers");
+        assert_ne!(epoch, a.epoch());
+        let left: Vec<String> = store.raw(redis::cmd("KEYS").arg(life)).await;
+        assert!(!left.is_empty());
+        for key in left {
+            let ms: i64 = store.raw(redis::cmd("PTTL").arg(&key)).await;
+            assert!((1..=60_000).contains(&ms), "{key} is kept for {ms} ms");
+        }
+        a.begin_again().await;
+    }
 }
