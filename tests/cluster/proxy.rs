@@ -404,7 +404,10 @@ mod tests {
         let lost = tokio::time::timeout(SHORT, open.call(&["ECHO", "is caught"])).await;
         assert!(lost.is_err(), "{lost:?}");
         assert!(!proxy.disarm());
-        assert_eq!(open.call(&["ECHO", "caught"]).await.unwrap().text(), "caught");
+        assert_eq!(
+            open.call(&["ECHO", "caught"]).await.unwrap().text(),
+            "caught"
+        );
         proxy.arm("caught", Trap::LoseAll);
         for _ in 0..2 {
             let lost = tokio::time::timeout(SHORT, open.call(&["ECHO", "caught"])).await;

@@ -81,7 +81,9 @@ async fn a_life_that_nobody_is_in_any_more_is_gone_from_redis_within_a_minute() 
         a.flush(&[with(room("blog:1", 2, 1), &[member(round)], &[])])
             .await;
         let life = format!("t:1:0:{}:*", a.epoch());
-        let () = store.raw(redis::cmd("HDEL").arg("t:1:0:meta").arg("time")).await;
+        let () = store
+            .raw(redis::cmd("HDEL").arg("t:1:0:meta").arg("time"))
+            .await;
         let (epoch, _) = a.lane.connect().await.expect("the store answers");
         assert_ne!(epoch, a.epoch());
         let left: Vec<String> = store.raw(redis::cmd("KEYS").arg(life)).await;
@@ -91,5 +93,33 @@ async fn a_life_that_nobody_is_in_any_more_is_gone_from_redis_within_a_minute() 
             assert!((1..=60_000).contains(&ms), "{key} is kept for {ms} ms");
         }
         a.begin_again().await;
+    }
+}
+
+#[tokio::test]
+async fn after_a_silence_of_all_the_first_one_back_finds_nobody_lapsed() {
+    for silence in [1_600, 5_000, 9_500] {
+        let mut store = TestStore::start().await;
+        let (mut a, mut b, mut lapsed) =
+            (store.node().await, store.node().await, store.node().await);
+        for node in [&mut a, &mut b, &mut lapsed] {
+            node.flush(&[room("blog:1", 100, 100)]).await;
+        }
+        done(lapsed.lane.release(lapsed.stamp, lapsed.me).await);
+        store.shift_clock(silence).await;
+        // One that knows no epoch yet may come before them.
+        let mut new = store.stranger().await;
+        let first = a.lease(false).await;
+        assert!(first.held, "{silence}: {first:?}");
+        assert_eq!(first.lapsed, [lapsed.me], "{silence}");
+        a.reap_all().await;
+        assert_eq!(new.total("blog:1").await, total(200, 200, 0), "{silence}");
+        assert!(b.lease(false).await.held, "{silence}");
+
+        // Those who do not come back lapse as ever.
+        store.shift_clock(silence + 1_000).await;
+        assert!(a.lease(false).await.held);
+        store.pass(silence + 1_000, silence + 3_900).await;
+        assert!(!b.lease(false).await.held, "{silence}");
     }
 }
