@@ -54,7 +54,8 @@ impl Shared {
                 let view = self.view.lock();
                 view.resync || view.telling
             };
-            if !waiting && frozen.is_none() && !self.hub.has_parts() && announce_at.is_none() {
+            let untold = !self.blocks.lock().is_empty() || self.hub.has_parts();
+            if !waiting && frozen.is_none() && !untold && announce_at.is_none() {
                 tokio::select! {
                     () = self.hub.shared() => {}
                     () = self.retell.notified() => {}
@@ -176,7 +177,7 @@ impl Shared {
         }
         let claims = self.hub.take_opened(CLAIMS);
         let parts = self.hub.take_parts(ROOMS, MOVES, view.next_batch());
-        self.blocks.lock().extend(self.hub.take_blocks());
+        self.take_blocks();
         let done = !self.hub.has_parts();
         view.freeze(parts, claims, done)
     }

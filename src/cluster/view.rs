@@ -366,6 +366,8 @@ impl View {
         self.past.push_front(self.me);
         self.past.truncate(PAST);
         self.me = me;
+        // What was never told is told by a batch to come, or is not open any more.
+        self.recent.retain(|_, (number, _)| number.is_some());
         self.next_batch = 1;
         self.acknowledged = 0;
         self.applied = 0;

@@ -252,7 +252,7 @@ impl State {
 mod tests {
     use super::*;
     use crate::{
-        hub::{Entry, Hub, Inbox, Registration, Resume, Tempo},
+        hub::{Entry, Fingerprint, Fingerprints, Hub, Inbox, Registration, Resume, Tempo},
         sse::Encoder,
     };
 
@@ -264,6 +264,18 @@ mod tests {
             leave_grace,
         };
         Hub::new(Box::new(Encoder), tempo)
+    }
+
+    struct Nameless;
+
+    impl Fingerprints for Nameless {
+        fn identity(&self, _: &Identity) -> Option<Fingerprint> {
+            None
+        }
+
+        fn connection(&self, _: ConnectionId) -> Fingerprint {
+            Fingerprint::default()
+        }
     }
 
     /// Opens a stream with a task of its own, which is in no room.
@@ -342,5 +354,29 @@ mod tests {
         assert_eq!(inbox.len(), 1);
         let last = now + Duration::from_secs(999);
         assert!(matches!(inbox.pop(), Some(Order::Expires(at)) if at == last));
+    }
+
+    #[test]
+    fn blocks_that_nobody_takes_are_all_told_once_somebody_does() {
+        let now = Instant::now();
+        let hub = hub(Duration::ZERO);
+        hub.share(Box::new(Nameless));
+        let kick = Kick {
+            block: DAY,
+            permitted: &|_| true,
+            everywhere: true,
+        };
+        let kick_many = |most: usize| {
+            for _ in 0..most {
+                // Nobody has it here, and it is kept out all the same.
+                assert!(hub.kick(ConnectionId::random(), kick, now).is_err());
+            }
+        };
+        kick_many(5_000);
+        assert!(hub.has_parts());
+        assert_eq!(hub.take_blocks().len(), 5_000);
+        assert!(!hub.has_parts());
+        kick_many(1);
+        assert_eq!(hub.take_blocks().len(), 1);
     }
 }

@@ -3,7 +3,7 @@
 use livecount::cluster::store::{Flushed, Redis};
 use tokio::time::Instant;
 
-use super::helpers::{TestNode, done, member, room, total, with};
+use super::helpers::{TestNode, TestStore, done, member, room, total, with};
 use crate::{
     node::Node,
     pace::{allow, judged},
@@ -78,4 +78,55 @@ fn eighty_nodes_that_lapse_at_once_are_each_reaped_once_and_in_time() {
         done(last.lane.announce(last.stamp).await);
         node.expect_sound();
     });
+}
+
+#[tokio::test]
+async fn a_life_that_nobody_is_in_any_more_is_gone_from_redis_within_a_minute() {
+    let mut store = TestStore::start().await;
+    let mut a = store.node().await;
+    for round in 0..3 {
+        a.flush(&[with(room("blog:1", 2, 1), &[member(round)], &[])])
+            .await;
+        let life = format!("t:1:0:{}:*", a.epoch());
+        let () = store
+            .raw(redis::cmd("HDEL").arg("t:1:0:meta").arg("time"))
+            .await;
+        let (epoch, _) = a.lane.connect().await.expect("the store answers");
+        assert_ne!(epoch, a.epoch());
+        let left: Vec<String> = store.raw(redis::cmd("KEYS").arg(life)).await;
+        assert!(!left.is_empty());
+        for key in left {
+            let ms: i64 = store.raw(redis::cmd("PTTL").arg(&key)).await;
+            assert!((1..=60_000).contains(&ms), "{key} is kept for {ms} ms");
+        }
+        a.begin_again().await;
+    }
+}
+
+#[tokio::test]
+async fn after_a_silence_of_all_the_first_one_back_finds_nobody_lapsed() {
+    for silence in [1_600, 5_000, 9_500] {
+        let mut store = TestStore::start().await;
+        let (mut a, mut b, mut lapsed) =
+            (store.node().await, store.node().await, store.node().await);
+        for node in [&mut a, &mut b, &mut lapsed] {
+            node.flush(&[room("blog:1", 100, 100)]).await;
+        }
+        done(lapsed.lane.release(lapsed.stamp, lapsed.me).await);
+        store.shift_clock(silence).await;
+        // One that knows no epoch yet may come before them.
+        let mut new = store.stranger().await;
+        let first = a.lease(false).await;
+        assert!(first.held, "{silence}: {first:?}");
+        assert_eq!(first.lapsed, [lapsed.me], "{silence}");
+        a.reap_all().await;
+        assert_eq!(new.total("blog:1").await, total(200, 200, 0), "{silence}");
+        assert!(b.lease(false).await.held, "{silence}");
+
+        // Those who do not come back lapse as ever.
+        store.shift_clock(silence + 1_000).await;
+        assert!(a.lease(false).await.held);
+        store.pass(silence + 1_000, silence + 3_900).await;
+        assert!(!b.lease(false).await.held, "{silence}");
+    }
 }
