@@ -207,9 +207,6 @@ impl Shard {
             heartbeat,
             admission,
         } = subscription;
-        if socket.set_nonblocking(true).is_err() {
-            return;
-        }
         self.generations = self.generations.wrapping_add(1);
         let generation = self.generations;
         let entry = self.slots.vacant_entry();

@@ -14,10 +14,14 @@ use std::{
     time::Duration,
 };
 
+use rustix::{
+    io::Errno,
+    net::{SocketFlags, acceptfrom_with},
+};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::{sync::mpsc, time::Instant};
 
-/// A socket and who is at its other end.
+/// A socket that never blocks, and who is at its other end.
 pub(super) type Arrival = (TcpStream, SocketAddr);
 
 /// Longest queue of connections that nobody accepted yet; the kernel cuts it to `somaxconn`.
@@ -133,6 +137,15 @@ impl Drop for Acceptor {
     }
 }
 
+/// Waits for the next connection. Its socket is told not to block in the same call: all who use it
+/// after rely on that.
+fn accept_one(listener: &TcpListener) -> io::Result<Arrival> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (socket, peer) = acceptfrom_with(listener, flags)?;
+    let peer = peer.ok_or(Errno::AFNOSUPPORT)?.try_into()?;
+    Ok((socket.into(), peer))
+}
+
 fn accept(
     listener: &TcpListener,
     queue: &mpsc::UnboundedSender<Arrival>,
@@ -141,7 +154,7 @@ fn accept(
 ) {
     let mut complained: Option<Instant> = None;
     while !stopping.load(Ordering::Acquire) {
-        match listener.accept() {
+        match accept_one(listener) {
             Ok(arrival) => {
                 if queue.send(arrival).is_err() {
                     return;

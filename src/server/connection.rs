@@ -125,7 +125,8 @@ impl Site {
     }
 
     /// Serves one connection, accepted from `peer`, to its end or until a shard has it. Dropped,
-    /// it closes the connection. Must run within a Tokio runtime with io and time.
+    /// it closes the connection. The socket must be one that does not block. Must run within a
+    /// Tokio runtime with io and time.
     pub async fn serve(self, socket: std::net::TcpStream, peer: IpAddr) {
         // Whatever fails here, the peer is gone or never was one; there is nobody to tell.
         let _ = serve(socket, peer, self).await;
@@ -155,7 +156,6 @@ impl Drop for Silent<'_> {
 
 async fn serve(socket: std::net::TcpStream, peer: IpAddr, site: Site) -> io::Result<()> {
     let deadline = Instant::now() + HEAD_TIME;
-    socket.set_nonblocking(true)?;
     let is_crowded = usize::try_from(socket.as_raw_fd()).is_ok_and(|fd| fd >= site.crowded_from);
     let stream = Arc::new(TcpStream::from_std(socket)?);
     // Outside hyper until it says something: a silent socket costs no buffers.
