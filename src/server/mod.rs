@@ -12,6 +12,7 @@ pub mod descriptors;
 pub mod drain;
 mod handoff;
 mod io;
+mod socket;
 
 use std::{io::Result, net::SocketAddr};
 
