@@ -96,7 +96,7 @@ pub(super) struct Acceptor {
 impl Acceptor {
     pub(super) fn start(
         listener: TcpListener,
-        queue: mpsc::UnboundedSender<Arrival>,
+        queues: Vec<mpsc::UnboundedSender<Arrival>>,
         relieve: impl Fn() + Send + 'static,
     ) -> io::Result<Self> {
         // A listener that was handed in by a supervisor may lack what bind sets.
@@ -107,7 +107,7 @@ impl Acceptor {
         let (accepting, end) = (Arc::clone(&listener), Arc::clone(&stopping));
         let thread = thread::Builder::new()
             .name("accept".to_owned())
-            .spawn(move || accept(&accepting, &queue, &relieve, &end))?;
+            .spawn(move || accept(&accepting, &queues, &relieve, &end))?;
         Ok(Self {
             listener,
             stopping,
@@ -146,17 +146,20 @@ fn accept_one(listener: &TcpListener) -> io::Result<Arrival> {
     Ok((socket.into(), peer))
 }
 
+/// Accepts, and puts one connection after the other into each queue in its turn.
 fn accept(
     listener: &TcpListener,
-    queue: &mpsc::UnboundedSender<Arrival>,
+    queues: &[mpsc::UnboundedSender<Arrival>],
     relieve: &impl Fn(),
     stopping: &AtomicBool,
 ) {
     let mut complained: Option<Instant> = None;
+    let mut turns = queues.iter().cycle();
     while !stopping.load(Ordering::Acquire) {
         match accept_one(listener) {
             Ok(arrival) => {
-                if queue.send(arrival).is_err() {
+                let queue = turns.next();
+                if queue.is_none_or(|queue| queue.send(arrival).is_err()) {
                     return;
                 }
             }
