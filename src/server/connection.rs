@@ -475,7 +475,12 @@ async fn answer(router: Router, peer: IpAddr, request: Request<Incoming>) -> Res
 /// hyper's own limits are met somewhere above [`MAX_HEAD`], as the bytes happen to arrive, and
 /// over HTTP/2 answered without a body; so this is the limit that is told.
 fn check_head(request: &Request<Incoming>) -> Result<(), ApiError> {
-    let uri = request.uri().to_string().len();
+    let uri = request.uri();
+    // Without writing it: the scheme and what stands around the authority are no matter here.
+    let uri = uri
+        .authority()
+        .map_or(0, |authority| authority.as_str().len())
+        + uri.path_and_query().map_or(0, |path| path.as_str().len());
     if uri > MAX_HEAD {
         return Err(ApiError::new(
             Code::UriTooLong,
