@@ -83,6 +83,7 @@ impl State {
             held: self.connections.held(),
             kept_rooms: self.rooms.len(),
             turnover: self.turnover,
+            conflated: self.conflated,
         }
     }
 

@@ -39,6 +39,8 @@ pub(super) struct State {
     /// What is to be told to other nodes, where there are some.
     pub(super) sharing: Option<Box<Sharing>>,
     pub(super) turnover: Turnover,
+    /// Counts that a newer one replaced before any viewer was told.
+    pub(super) conflated: u64,
     /// The ways to the shards, by their numbers.
     pub(super) posts: Vec<Arc<Post>>,
     pub(super) draining: bool,
@@ -60,6 +62,7 @@ impl State {
             lingering: 0,
             sharing: None,
             turnover: Turnover::default(),
+            conflated: 0,
             posts: Vec::new(),
             draining: false,
             record: None,
@@ -310,7 +313,7 @@ impl State {
             record.note_room(&room.name, room.occupancy(), now);
         }
         let Beat::Quiet(ready) = room.beat else {
-            self.turnover.conflated += 1;
+            self.conflated += 1;
             return;
         };
         if !room.has_audience() {

@@ -161,13 +161,13 @@ pub struct Totals {
     pub kept_rooms: usize,
     /// Streams opened and ended since the start.
     pub turnover: Turnover,
+    /// Counts of rooms, since the start, that a newer one replaced before any viewer was told.
+    pub conflated: u64,
 }
 
-/// Streams opened and ended since the start, and counts that were never told.
+/// Streams opened and ended since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Turnover {
-    /// Counts of rooms that a newer one replaced before any viewer was told.
-    pub conflated: u64,
     /// Opened.
     pub opened: u64,
     /// Ended, by [`Reason`] in the order of [`Reason::ALL`].

@@ -111,7 +111,7 @@ impl Collector for Reading {
         counter(
             "conflated",
             "Counts that a newer one replaced untold: of a room before its pulse, or of a slow stream of a shard",
-            totals.turnover.conflated + tally.conflated,
+            totals.conflated + tally.conflated,
         )?;
         counter(
             "ghosts",
