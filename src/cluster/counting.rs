@@ -190,6 +190,7 @@ impl Shared {
             (view.stamp(), view.predecessor())
         };
         let card = self.card(false);
+        let asked = Instant::now();
         let answer = lane.lease(stamp, me, older, &card, true).await;
         let answer = self.called("lease", answer)?;
         self.done(answer)?;
@@ -200,6 +201,7 @@ impl Shared {
             return None;
         }
         let places = view.begin(me);
+        view.leased(true, asked);
         self.hub.share_all(places, Instant::now());
         Some(())
     }
@@ -226,6 +228,7 @@ impl Shared {
                 continue;
             }
             let card = self.card(!telling);
+            let asked = Instant::now();
             let answer = lane.lease(stamp, me, older, &card, false).await;
             let Some(leased) = self
                 .called("lease", answer)
@@ -233,11 +236,19 @@ impl Shared {
             else {
                 continue;
             };
-            self.leased(leased, stamp, me, acknowledged);
+            self.leased(leased, stamp, me, acknowledged, asked);
         }
     }
 
-    fn leased(&self, leased: Leased, stamp: Stamp, me: Incarnation, acknowledged: u64) {
+    /// Takes in what became of a lease asked for then.
+    fn leased(
+        &self,
+        leased: Leased,
+        stamp: Stamp,
+        me: Incarnation,
+        acknowledged: u64,
+        asked: Instant,
+    ) {
         let now = Instant::now();
         for incarnation in leased.lapsed {
             // The error says that the process ends.
@@ -255,6 +266,9 @@ impl Shared {
             return;
         }
         view.compare_clocks(leased.now_ms, unix_ms());
+        if view.me == me {
+            view.leased(leased.held, asked);
+        }
         let older = view.older;
         nodes.retain(|node| Some(node.incarnation) != older);
         let synced = nodes.iter().filter(|node| node.card.synced).count();

@@ -137,6 +137,10 @@ pub(super) struct View {
     /// True once all totals were read.
     loaded: bool,
     last_heard: Option<Instant>,
+    /// When the own lease was last renewed.
+    leased_at: Option<Instant>,
+    /// True where the own lease has lapsed, and the others may have taken off what is here.
+    lapsed: bool,
     /// The newest claim that was heard or read, none before it missing.
     pub(super) claims_seen: u64,
     /// Own claims of the last seconds: with their number, once acknowledged, and since when.
@@ -187,6 +191,8 @@ impl View {
             reload: true,
             loaded: false,
             last_heard: None,
+            leased_at: None,
+            lapsed: false,
             claims_seen: 0,
             recent: HashMap::new(),
             numbered: 0,
@@ -234,7 +240,19 @@ impl View {
         let awaited = self.awaited.is_some_and(|(nodes, until)| {
             self.held.is_none() && self.synced < nodes && now < until
         });
-        !self.loaded || waiting || awaited || !self.is_near(now)
+        let unleased = self.lapsed
+            || self
+                .leased_at
+                .is_some_and(|at| now.duration_since(at) >= LEASE);
+        !self.loaded || waiting || awaited || unleased || !self.is_near(now)
+    }
+
+    /// Notes what became of the own lease by a call made then.
+    pub(super) fn leased(&mut self, held: bool, asked: Instant) {
+        self.lapsed = !held;
+        if held {
+            self.leased_at = Some(asked);
+        }
     }
 
     /// Notes who else is leased, as the lease's answer says.
