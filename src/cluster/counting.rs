@@ -128,7 +128,7 @@ impl Shared {
             let opened = |(id, since_ms): &(ConnectionId, u64)| {
                 let mut opened = [0; 24];
                 opened[..16].copy_from_slice(&id.to_bits().to_be_bytes());
-                opened[16..].copy_from_slice(&view.redis_time(*since_ms).to_be_bytes());
+                opened[16..].copy_from_slice(&view.clock.there(*since_ms).to_be_bytes());
                 opened
             };
             let claims: Vec<Opened> = batch.claims.iter().map(opened).collect();
@@ -172,10 +172,16 @@ impl Shared {
 
     fn freeze(&self) -> Frozen {
         let mut view = self.view.lock();
-        if std::mem::take(&mut view.claim_again) {
-            self.hub.claim_again(None);
-        }
-        let claims = self.hub.take_opened(CLAIMS);
+        // A claim says when, by a clock that has to be known; and a stream that somebody else has
+        // opened later is not claimed again.
+        let claims = if view.clock.is_known() && view.claims_read {
+            if std::mem::take(&mut view.claim_again) {
+                self.hub.claim_again(None);
+            }
+            self.hub.take_opened(CLAIMS)
+        } else {
+            Vec::new()
+        };
         let parts = self.hub.take_parts(ROOMS, MOVES, view.next_batch());
         self.take_blocks();
         let done = !self.hub.has_parts();
@@ -193,7 +199,8 @@ impl Shared {
         let asked = Instant::now();
         let answer = lane.lease(stamp, me, older, &card, true).await;
         let answer = self.called("lease", answer)?;
-        self.done(answer)?;
+        let leased = self.done(answer)?;
+        let (took, unix_ms) = (asked.elapsed(), unix_ms());
         self.resyncs
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let mut view = self.view.lock();
@@ -202,6 +209,8 @@ impl Shared {
         }
         let places = view.begin(me);
         view.leased(true, asked);
+        view.clock
+            .compare(leased.now_ms, unix_ms, took, Instant::now());
         self.hub.share_all(places, Instant::now());
         Some(())
     }
@@ -265,7 +274,8 @@ impl Shared {
         if view.stamp().epoch != stamp.epoch {
             return;
         }
-        view.compare_clocks(leased.now_ms, unix_ms());
+        view.clock
+            .compare(leased.now_ms, unix_ms(), asked.elapsed(), now);
         if view.me == me {
             view.leased(leased.held, asked);
         }
@@ -346,11 +356,22 @@ impl Shared {
         loop {
             let (stamp, after) = {
                 let view = self.view.lock();
+                if !view.clock.is_known() {
+                    return None;
+                }
                 (view.stamp(), view.claims_seen)
             };
             let answer = lane.claims_after(stamp, after, CLAIMS).await;
             let claims = self.done(self.called("claims", answer)?)?;
             if claims.is_empty() {
+                let mut view = self.view.lock();
+                if view.epoch() != stamp.epoch {
+                    return None;
+                }
+                if !std::mem::replace(&mut view.claims_read, true) {
+                    // Own ones have waited for that.
+                    self.retell.notify_one();
+                }
                 return Some(());
             }
             let taken = self.view.lock().read_claims(&claims);

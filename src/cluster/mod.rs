@@ -8,6 +8,7 @@
 mod asking;
 pub mod asks;
 mod blocking;
+mod clock;
 mod counting;
 mod hearing;
 mod messages;

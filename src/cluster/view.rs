@@ -12,7 +12,10 @@ use std::{
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::store::{Announcement, Claim, Epoch, Incarnation, RoomChange, SERVICE, Stamp, Total};
+use super::{
+    clock::Clock,
+    store::{Announcement, Claim, Epoch, Incarnation, RoomChange, SERVICE, Stamp, Total},
+};
 use crate::hub::{ConnectionId, Fingerprint, MEMBER, Occupancy, Part, RoomId};
 
 /// How long numbers of an epoch before are held where the new one has not reached them.
@@ -143,12 +146,14 @@ pub(super) struct View {
     lapsed: bool,
     /// The newest claim that was heard or read, none before it missing.
     pub(super) claims_seen: u64,
+    /// True once all claims of this epoch were read.
+    pub(super) claims_read: bool,
     /// Own claims of the last seconds: with their number, once acknowledged, and since when.
     recent: HashMap<ConnectionId, (Option<u64>, Instant)>,
     /// The newest own claim that was acknowledged.
     numbered: u64,
-    /// Redis' clock ahead of this node's, in milliseconds.
-    clock_ahead: i64,
+    /// Redis' clock, by which claims are told.
+    pub(super) clock: Clock,
     /// The newest announcement heard.
     heard: u64,
     /// The newest announcement that is missing, until it is known again which own batches are
@@ -194,9 +199,10 @@ impl View {
             leased_at: None,
             lapsed: false,
             claims_seen: 0,
+            claims_read: false,
             recent: HashMap::new(),
             numbered: 0,
-            clock_ahead: 0,
+            clock: Clock::default(),
             heard: 0,
             missing: None,
             reading: false,
@@ -279,6 +285,7 @@ impl View {
         }
         let before = self.epoch.replace(epoch);
         self.recent.clear();
+        self.clock.forget(now);
         self.past_epochs.retain(|past| *past != epoch);
         if let Some(before) = before {
             self.past_epochs.push_front(before);
@@ -294,6 +301,7 @@ impl View {
         self.older = None;
         self.claims_seen = 0;
         self.numbered = 0;
+        self.claims_read = false;
         self.next_batch = 1;
         self.acknowledged = 0;
         self.applied = 0;
@@ -384,8 +392,6 @@ impl View {
         self.past.push_front(self.me);
         self.past.truncate(PAST);
         self.me = me;
-        // What was never told is told by a batch to come, or is not open any more.
-        self.recent.retain(|_, (number, _)| number.is_some());
         self.next_batch = 1;
         self.acknowledged = 0;
         self.applied = 0;
@@ -506,17 +512,6 @@ impl View {
         }
     }
 
-    /// Redis' time of a moment of this node's clock, both in milliseconds.
-    pub(super) fn redis_time(&self, unix_ms: u64) -> u64 {
-        unix_ms.saturating_add_signed(self.clock_ahead)
-    }
-
-    /// Notes by how much Redis' clock is ahead of this node's.
-    pub(super) fn compare_clocks(&mut self, redis_ms: u64, unix_ms: u64) {
-        let ahead = i128::from(redis_ms) - i128::from(unix_ms);
-        self.clock_ahead = i64::try_from(ahead).unwrap_or_default();
-    }
-
     /// Takes in an announcement; answers what the hub is to be told, and the streams that others
     /// opened.
     pub(super) fn hear(&mut self, announcement: &Announcement, now: Instant) -> (News, Vec<Taken>) {
@@ -595,7 +590,7 @@ impl View {
 
     fn read_claim(&self, claim: &Claim) -> Taken {
         let (id, since) = opened(claim);
-        let since = since.saturating_add_signed(self.clock_ahead.saturating_neg());
+        let since = self.clock.here(since);
         // One that is neither acknowledged nor heard yet will be told after this one.
         let ours = self.recent.get(&id);
         let after = ours.map(|(ours, _)| ours.is_some_and(|ours| ours < claim.number));

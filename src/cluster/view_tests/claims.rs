@@ -146,13 +146,18 @@ async fn the_number_of_an_own_claim_is_known_for_a_minute() {
 fn moments_travel_between_clocks_that_are_hours_apart() {
     let mut fast = Node::ready();
     let mut slow = Node::ready();
-    fast.view.compare_clocks(NOON_MS, NOON_MS + HOUR_MS);
-    slow.view.compare_clocks(NOON_MS, NOON_MS - HOUR_MS);
+    let now = fast.now;
+    fast.view
+        .clock
+        .compare(NOON_MS, NOON_MS + HOUR_MS, Duration::ZERO, now);
+    slow.view
+        .clock
+        .compare(NOON_MS, NOON_MS - HOUR_MS, Duration::ZERO, now);
     let opened = NOON_MS + HOUR_MS + 250;
-    let written = fast.view.redis_time(opened);
+    let written = fast.view.clock.there(opened);
     assert_eq!(written, NOON_MS + 250);
     let taken = slow.view.claimed(&[claim(1, 7, written, 9)]);
     assert_eq!(taken[0].1, NOON_MS - HOUR_MS + 250);
-    let back = slow.view.redis_time(taken[0].1);
+    let back = slow.view.clock.there(taken[0].1);
     assert_eq!(fast.view.claimed(&[claim(1, 7, back, 9)])[0].1, opened);
 }
