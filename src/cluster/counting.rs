@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    pin::pin,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -19,6 +20,9 @@ use crate::hub::{ConnectionId, RoomId};
 const FLUSH: Duration = Duration::from_millis(50);
 /// Time between two renewals of the lease.
 const RENEW: Duration = Duration::from_millis(500);
+/// A lease call without an answer for so long is made again on another connection. One that is lost
+/// takes 2.5 s to fail, and with the half second before it that is all that a lease lasts.
+const HEDGE: Duration = Duration::from_secs(1);
 /// Longest time between two tries.
 const RETRY: Duration = Duration::from_millis(300);
 /// Most rooms in a batch.
@@ -238,7 +242,13 @@ impl Shared {
             }
             let card = self.card(!telling);
             let asked = Instant::now();
-            let answer = lane.lease(stamp, me, older, &card, false).await;
+            let mut other = self.redis.lane();
+            let hedge = async {
+                tokio::time::sleep(HEDGE).await;
+                other.lease(stamp, me, older, &card, false).await
+            };
+            let first = lane.lease(stamp, me, older, &card, false);
+            let answer = first_of(first, hedge, asked + HEDGE).await;
             let Some(leased) = self
                 .called("lease", answer)
                 .and_then(|answer| self.done(answer))
@@ -455,6 +465,31 @@ impl Shared {
                 let spread = |_| Duration::from_millis(rand::random_range(0..SPREAD_MS));
                 self.hub.set_partial(partial, &spread, now);
             }
+        }
+    }
+}
+
+/// The answer of whichever call has one first. Where the first fails before the second one has begun,
+/// that is not waited for.
+async fn first_of<T, E>(
+    first: impl Future<Output = Result<T, E>>,
+    second: impl Future<Output = Result<T, E>>,
+    begins: Instant,
+) -> Result<T, E> {
+    let (mut first, mut second) = (pin!(first), pin!(second));
+    tokio::select! {
+        biased;
+        answer = &mut first => {
+            if answer.is_ok() || Instant::now() < begins {
+                return answer;
+            }
+            second.await
+        }
+        answer = &mut second => {
+            if answer.is_ok() {
+                return answer;
+            }
+            first.await
         }
     }
 }

@@ -8,6 +8,7 @@ use tokio::time::sleep;
 use crate::{
     node::Cluster,
     proxy::Trap,
+    thousands::resyncs,
     wire::{Numbers, Reader, is_partial, until},
 };
 
@@ -80,5 +81,22 @@ async fn a_node_whose_lease_is_not_renewed_says_that_numbers_are_partial() {
     cluster.links[1].disarm();
     cluster.nodes[1].expect_partial(false).await;
     cluster.expect_count(ROOM, Numbers::new(2, 2, 0)).await;
+    cluster.expect_sound();
+}
+
+#[tokio::test]
+async fn one_lost_request_does_not_cost_the_lease() {
+    let mut cluster = Cluster::start(2).await;
+    let (a, b) = cluster.pair();
+    let _readers = [a.join(ROOM).await, b.join(ROOM).await];
+    cluster.expect_count(ROOM, Numbers::new(2, 2, 0)).await;
+    let before = resyncs(b).await;
+    for _ in 0..2 {
+        cluster.links[1].arm("node-1", Trap::Lose);
+        sleep(LEASE + Duration::from_millis(800)).await;
+        assert!(!cluster.links[1].disarm(), "nothing was lost");
+        assert_eq!(a.count(ROOM).await, Numbers::new(2, 2, 0));
+    }
+    assert_eq!(resyncs(b).await, before, "{}", cluster.nodes[1].log());
     cluster.expect_sound();
 }
