@@ -12,7 +12,7 @@ use tokio::{sync::mpsc, time::Instant};
 use super::{
     Shared, pause,
     store::{Batch, Card, Flushed, Incarnation, Lane, Leased, Opened, Stamp},
-    view::{Frozen, Place, Taken},
+    view::{Frozen, NO_OPENING, Place, Taken},
 };
 use crate::hub::{ConnectionId, RoomId};
 
@@ -128,9 +128,13 @@ impl Shared {
             return self.send_blocks(lane).await;
         }
         let (stamp, me, older, claims) = {
-            let view = self.view.lock();
+            let mut view = self.view.lock();
+            view.take_back(batch, &self.hub.are_open(&batch.claims));
             let opened = |(id, since_ms): &(ConnectionId, u64)| {
                 let mut opened = [0; 24];
+                if (*id, *since_ms) == NO_OPENING {
+                    return opened;
+                }
                 opened[..16].copy_from_slice(&id.to_bits().to_be_bytes());
                 opened[16..].copy_from_slice(&view.clock.there(*since_ms).to_be_bytes());
                 opened

@@ -35,6 +35,9 @@ pub(super) type Place = Option<RoomId>;
 /// A connection opened by ticket, and when, in milliseconds of Unix time.
 pub(super) type Opening = (ConnectionId, u64);
 
+/// Stands for a claim that was taken back. No connection has this id.
+pub(super) const NO_OPENING: Opening = (ConnectionId::from_bits(0), 0);
+
 /// A connection that another node opened, when, in milliseconds of Unix time, and whether it was
 /// told after this node's own opening, where that is known.
 pub(super) type Taken = (ConnectionId, u64, Option<bool>);
@@ -470,6 +473,16 @@ impl View {
         }
         if !self.reading && known.is_blank(self.applied) {
             self.known.remove(&part.room);
+        }
+    }
+
+    /// Takes back what a batch that is not acknowledged claims of streams that are not open any
+    /// more: a newer one elsewhere would end for it. The claims keep their numbers, and say nothing.
+    pub(super) fn take_back(&mut self, frozen: &mut Frozen, open: &[bool]) {
+        let claims = frozen.claims.iter_mut().zip(open);
+        for (claim, _) in claims.filter(|(_, open)| !**open) {
+            self.recent.remove(&claim.0);
+            *claim = NO_OPENING;
         }
     }
 
