@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    pin::pin,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -11,7 +12,7 @@ use tokio::{sync::mpsc, time::Instant};
 use super::{
     Shared, pause,
     store::{Batch, Card, Flushed, Incarnation, Lane, Leased, Opened, Stamp},
-    view::{Frozen, Place, Taken},
+    view::{Frozen, NO_OPENING, Place, Taken},
 };
 use crate::hub::{ConnectionId, RoomId};
 
@@ -19,6 +20,9 @@ use crate::hub::{ConnectionId, RoomId};
 const FLUSH: Duration = Duration::from_millis(50);
 /// Time between two renewals of the lease.
 const RENEW: Duration = Duration::from_millis(500);
+/// A lease call without an answer for so long is made again on another connection. One that is lost
+/// takes 2.5 s to fail, and with the half second before it that is all that a lease lasts.
+const HEDGE: Duration = Duration::from_secs(1);
 /// Longest time between two tries.
 const RETRY: Duration = Duration::from_millis(300);
 /// Most rooms in a batch.
@@ -38,6 +42,7 @@ impl Shared {
     fn card(&self, synced: bool) -> Card {
         Card {
             name: self.name.clone(),
+            process: Some(self.process),
             since_ms: self.since_ms,
             connections: u64::from(self.hub.totals().own.connections),
             synced,
@@ -124,11 +129,15 @@ impl Shared {
             return self.send_blocks(lane).await;
         }
         let (stamp, me, older, claims) = {
-            let view = self.view.lock();
+            let mut view = self.view.lock();
+            view.take_back(batch, &self.hub.are_open(&batch.claims));
             let opened = |(id, since_ms): &(ConnectionId, u64)| {
                 let mut opened = [0; 24];
+                if (*id, *since_ms) == NO_OPENING {
+                    return opened;
+                }
                 opened[..16].copy_from_slice(&id.to_bits().to_be_bytes());
-                opened[16..].copy_from_slice(&view.redis_time(*since_ms).to_be_bytes());
+                opened[16..].copy_from_slice(&view.clock.there(*since_ms).to_be_bytes());
                 opened
             };
             let claims: Vec<Opened> = batch.claims.iter().map(opened).collect();
@@ -172,10 +181,16 @@ impl Shared {
 
     fn freeze(&self) -> Frozen {
         let mut view = self.view.lock();
-        if std::mem::take(&mut view.claim_again) {
-            self.hub.claim_again(None);
-        }
-        let claims = self.hub.take_opened(CLAIMS);
+        // A claim says when, by a clock that has to be known; and a stream that somebody else has
+        // opened later is not claimed again.
+        let claims = if view.clock.is_known() && view.claims_read {
+            if std::mem::take(&mut view.claim_again) {
+                self.hub.claim_again(None);
+            }
+            self.hub.take_opened(CLAIMS)
+        } else {
+            Vec::new()
+        };
         let parts = self.hub.take_parts(ROOMS, MOVES, view.next_batch());
         self.take_blocks();
         let done = !self.hub.has_parts();
@@ -190,9 +205,11 @@ impl Shared {
             (view.stamp(), view.predecessor())
         };
         let card = self.card(false);
+        let asked = Instant::now();
         let answer = lane.lease(stamp, me, older, &card, true).await;
         let answer = self.called("lease", answer)?;
-        self.done(answer)?;
+        let leased = self.done(answer)?;
+        let (took, unix_ms) = (asked.elapsed(), unix_ms());
         self.resyncs
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let mut view = self.view.lock();
@@ -200,6 +217,9 @@ impl Shared {
             return None;
         }
         let places = view.begin(me);
+        view.leased(true, asked);
+        view.clock
+            .compare(leased.now_ms, unix_ms, took, Instant::now());
         self.hub.share_all(places, Instant::now());
         Some(())
     }
@@ -226,18 +246,33 @@ impl Shared {
                 continue;
             }
             let card = self.card(!telling);
-            let answer = lane.lease(stamp, me, older, &card, false).await;
+            let asked = Instant::now();
+            let mut other = self.redis.lane();
+            let hedge = async {
+                tokio::time::sleep(HEDGE).await;
+                other.lease(stamp, me, older, &card, false).await
+            };
+            let first = lane.lease(stamp, me, older, &card, false);
+            let answer = first_of(first, hedge, asked + HEDGE).await;
             let Some(leased) = self
                 .called("lease", answer)
                 .and_then(|answer| self.done(answer))
             else {
                 continue;
             };
-            self.leased(leased, stamp, me, acknowledged);
+            self.leased(leased, stamp, me, acknowledged, asked);
         }
     }
 
-    fn leased(&self, leased: Leased, stamp: Stamp, me: Incarnation, acknowledged: u64) {
+    /// Takes in what became of a lease asked for then.
+    fn leased(
+        &self,
+        leased: Leased,
+        stamp: Stamp,
+        me: Incarnation,
+        acknowledged: u64,
+        asked: Instant,
+    ) {
         let now = Instant::now();
         for incarnation in leased.lapsed {
             // The error says that the process ends.
@@ -254,7 +289,11 @@ impl Shared {
         if view.stamp().epoch != stamp.epoch {
             return;
         }
-        view.compare_clocks(leased.now_ms, unix_ms());
+        view.clock
+            .compare(leased.now_ms, unix_ms(), asked.elapsed(), now);
+        if view.me == me {
+            view.leased(leased.held, asked);
+        }
         let older = view.older;
         nodes.retain(|node| Some(node.incarnation) != older);
         let synced = nodes.iter().filter(|node| node.card.synced).count();
@@ -332,11 +371,22 @@ impl Shared {
         loop {
             let (stamp, after) = {
                 let view = self.view.lock();
+                if !view.clock.is_known() {
+                    return None;
+                }
                 (view.stamp(), view.claims_seen)
             };
             let answer = lane.claims_after(stamp, after, CLAIMS).await;
             let claims = self.done(self.called("claims", answer)?)?;
             if claims.is_empty() {
+                let mut view = self.view.lock();
+                if view.epoch() != stamp.epoch {
+                    return None;
+                }
+                if !std::mem::replace(&mut view.claims_read, true) {
+                    // Own ones have waited for that.
+                    self.retell.notify_one();
+                }
                 return Some(());
             }
             let taken = self.view.lock().read_claims(&claims);
@@ -420,6 +470,31 @@ impl Shared {
                 let spread = |_| Duration::from_millis(rand::random_range(0..SPREAD_MS));
                 self.hub.set_partial(partial, &spread, now);
             }
+        }
+    }
+}
+
+/// The answer of whichever call has one first. Where the first fails before the second one has begun,
+/// that is not waited for.
+async fn first_of<T, E>(
+    first: impl Future<Output = Result<T, E>>,
+    second: impl Future<Output = Result<T, E>>,
+    begins: Instant,
+) -> Result<T, E> {
+    let (mut first, mut second) = (pin!(first), pin!(second));
+    tokio::select! {
+        biased;
+        answer = &mut first => {
+            if answer.is_ok() || Instant::now() < begins {
+                return answer;
+            }
+            second.await
+        }
+        answer = &mut second => {
+            if answer.is_ok() {
+                return answer;
+            }
+            first.await
         }
     }
 }

@@ -60,11 +60,18 @@ impl Shared {
     fn announced(&self, announcement: &Announcement) {
         let now = Instant::now();
         let mut view = self.view.lock();
-        let before = view.epoch();
+        let (before, seen) = (view.epoch(), view.claims_seen);
         let (news, taken) = view.hear(announcement, now);
         self.hub.set_elsewhere(&news, view.applied(), now);
-        self.give_up(&taken);
-        let (turned, reload) = (view.epoch() != before, view.reload);
+        let turned = view.epoch() != before;
+        if view.clock.is_known() {
+            self.give_up(&taken);
+        } else if !taken.is_empty() {
+            // Nobody knows yet when that was: they are read once it is known.
+            view.claims_seen = if turned { 0 } else { seen };
+            view.reload = true;
+        }
+        let reload = view.reload;
         drop(view);
         if turned {
             self.retell.notify_one();

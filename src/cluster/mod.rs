@@ -8,6 +8,7 @@
 mod asking;
 pub mod asks;
 mod blocking;
+mod clock;
 mod counting;
 mod hearing;
 mod messages;
@@ -21,7 +22,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -107,6 +108,8 @@ struct Shared {
     calls: AtomicU64,
     failures: AtomicU64,
     resyncs: AtomicU64,
+    /// True once Redis held a higher format.
+    outdated: AtomicBool,
 }
 
 /// The tasks of a cluster; they end when this is dropped.
@@ -172,6 +175,7 @@ impl Cluster {
             calls: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             resyncs: AtomicU64::new(0),
+            outdated: AtomicBool::new(false),
         }));
         hub.share(fingerprints);
         // Everything is told when Redis is met; until then a list of changes would know no bound.
@@ -253,6 +257,11 @@ impl Shared {
                 Some(answer)
             }
             Err(error) => {
+                if let store::StoreError::Format(_) = error
+                    && !self.outdated.swap(true, Ordering::Relaxed)
+                {
+                    tracing::error!(%error, "serving as if Redis was away, until this node is upgraded");
+                }
                 // The first failure of a row, and then every hundredth.
                 if self
                     .failures

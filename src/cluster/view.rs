@@ -12,7 +12,10 @@ use std::{
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::store::{Announcement, Claim, Epoch, Incarnation, RoomChange, SERVICE, Stamp, Total};
+use super::{
+    clock::Clock,
+    store::{Announcement, Claim, Epoch, Incarnation, RoomChange, SERVICE, Stamp, Total},
+};
 use crate::hub::{ConnectionId, Fingerprint, MEMBER, Occupancy, Part, RoomId};
 
 /// How long numbers of an epoch before are held where the new one has not reached them.
@@ -31,6 +34,9 @@ pub(super) type Place = Option<RoomId>;
 
 /// A connection opened by ticket, and when, in milliseconds of Unix time.
 pub(super) type Opening = (ConnectionId, u64);
+
+/// Stands for a claim that was taken back. No connection has this id.
+pub(super) const NO_OPENING: Opening = (ConnectionId::from_bits(0), 0);
 
 /// A connection that another node opened, when, in milliseconds of Unix time, and whether it was
 /// told after this node's own opening, where that is known.
@@ -137,14 +143,20 @@ pub(super) struct View {
     /// True once all totals were read.
     loaded: bool,
     last_heard: Option<Instant>,
+    /// When the own lease was last renewed.
+    leased_at: Option<Instant>,
+    /// True where the own lease has lapsed, and the others may have taken off what is here.
+    lapsed: bool,
     /// The newest claim that was heard or read, none before it missing.
     pub(super) claims_seen: u64,
+    /// True once all claims of this epoch were read.
+    pub(super) claims_read: bool,
     /// Own claims of the last seconds: with their number, once acknowledged, and since when.
     recent: HashMap<ConnectionId, (Option<u64>, Instant)>,
     /// The newest own claim that was acknowledged.
     numbered: u64,
-    /// Redis' clock ahead of this node's, in milliseconds.
-    clock_ahead: i64,
+    /// Redis' clock, by which claims are told.
+    pub(super) clock: Clock,
     /// The newest announcement heard.
     heard: u64,
     /// The newest announcement that is missing, until it is known again which own batches are
@@ -187,10 +199,13 @@ impl View {
             reload: true,
             loaded: false,
             last_heard: None,
+            leased_at: None,
+            lapsed: false,
             claims_seen: 0,
+            claims_read: false,
             recent: HashMap::new(),
             numbered: 0,
-            clock_ahead: 0,
+            clock: Clock::default(),
             heard: 0,
             missing: None,
             reading: false,
@@ -234,7 +249,19 @@ impl View {
         let awaited = self.awaited.is_some_and(|(nodes, until)| {
             self.held.is_none() && self.synced < nodes && now < until
         });
-        !self.loaded || waiting || awaited || !self.is_near(now)
+        let unleased = self.lapsed
+            || self
+                .leased_at
+                .is_some_and(|at| now.duration_since(at) >= LEASE);
+        !self.loaded || waiting || awaited || unleased || !self.is_near(now)
+    }
+
+    /// Notes what became of the own lease by a call made then.
+    pub(super) fn leased(&mut self, held: bool, asked: Instant) {
+        self.lapsed = !held;
+        if held {
+            self.leased_at = Some(asked);
+        }
     }
 
     /// Notes who else is leased, as the lease's answer says.
@@ -261,6 +288,7 @@ impl View {
         }
         let before = self.epoch.replace(epoch);
         self.recent.clear();
+        self.clock.forget(now);
         self.past_epochs.retain(|past| *past != epoch);
         if let Some(before) = before {
             self.past_epochs.push_front(before);
@@ -276,6 +304,7 @@ impl View {
         self.older = None;
         self.claims_seen = 0;
         self.numbered = 0;
+        self.claims_read = false;
         self.next_batch = 1;
         self.acknowledged = 0;
         self.applied = 0;
@@ -366,8 +395,6 @@ impl View {
         self.past.push_front(self.me);
         self.past.truncate(PAST);
         self.me = me;
-        // What was never told is told by a batch to come, or is not open any more.
-        self.recent.retain(|_, (number, _)| number.is_some());
         self.next_batch = 1;
         self.acknowledged = 0;
         self.applied = 0;
@@ -449,6 +476,16 @@ impl View {
         }
     }
 
+    /// Takes back what a batch that is not acknowledged claims of streams that are not open any
+    /// more: a newer one elsewhere would end for it. The claims keep their numbers, and say nothing.
+    pub(super) fn take_back(&mut self, frozen: &mut Frozen, open: &[bool]) {
+        let claims = frozen.claims.iter_mut().zip(open);
+        for (claim, _) in claims.filter(|(_, open)| !**open) {
+            self.recent.remove(&claim.0);
+            *claim = NO_OPENING;
+        }
+    }
+
     /// Takes back a batch that says nothing.
     pub(super) fn unused(&mut self, frozen: &Frozen) {
         if frozen.number + 1 == self.next_batch {
@@ -486,17 +523,6 @@ impl View {
             // Whatever was announced while shares were not settled is looked at again.
             self.reload = true;
         }
-    }
-
-    /// Redis' time of a moment of this node's clock, both in milliseconds.
-    pub(super) fn redis_time(&self, unix_ms: u64) -> u64 {
-        unix_ms.saturating_add_signed(self.clock_ahead)
-    }
-
-    /// Notes by how much Redis' clock is ahead of this node's.
-    pub(super) fn compare_clocks(&mut self, redis_ms: u64, unix_ms: u64) {
-        let ahead = i128::from(redis_ms) - i128::from(unix_ms);
-        self.clock_ahead = i64::try_from(ahead).unwrap_or_default();
     }
 
     /// Takes in an announcement; answers what the hub is to be told, and the streams that others
@@ -577,7 +603,7 @@ impl View {
 
     fn read_claim(&self, claim: &Claim) -> Taken {
         let (id, since) = opened(claim);
-        let since = since.saturating_add_signed(self.clock_ahead.saturating_neg());
+        let since = self.clock.here(since);
         // One that is neither acknowledged nor heard yet will be told after this one.
         let ours = self.recent.get(&id);
         let after = ours.map(|(ours, _)| ours.is_some_and(|ours| ours < claim.number));

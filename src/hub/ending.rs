@@ -379,4 +379,18 @@ mod tests {
         kick_many(1);
         assert_eq!(hub.take_blocks().len(), 1);
     }
+
+    #[test]
+    fn a_stream_is_open_until_it_ends_or_breaks() {
+        let now = Instant::now();
+        let hub = hub(Duration::from_secs(60));
+        let (left, stays) = open(&hub, now);
+        let (broken, breaks) = open(&hub, now);
+        let openings = [(left, 0), (left, 1), (broken, 0)];
+        assert_eq!(hub.are_open(&openings), [true, false, true]);
+        drop(breaks);
+        hub.goodbye(left, now);
+        assert_eq!(hub.are_open(&openings), [false, false, false]);
+        drop(stays);
+    }
 }

@@ -215,7 +215,7 @@ impl ConnectionId {
 
     /// The id of these bits.
     #[must_use]
-    pub fn from_bits(bits: u128) -> Self {
+    pub const fn from_bits(bits: u128) -> Self {
         Self(bits)
     }
 }

@@ -352,6 +352,15 @@ impl Hub {
         self.0.state.lock().take_opened(most)
     }
 
+    /// Which of these connections still have the stream here that was opened then, in milliseconds
+    /// of Unix time: one that has ended or broken is no stream any more.
+    #[must_use]
+    pub fn are_open(&self, openings: &[(ConnectionId, u64)]) -> Vec<bool> {
+        let state = self.0.state.lock();
+        let open = |(id, since_ms): &(ConnectionId, u64)| state.is_open_since(*id, *since_ms);
+        openings.iter().map(open).collect()
+    }
+
     /// Has these connections, or all that a ticket opened, told to the other nodes again.
     pub fn claim_again(&self, these: Option<&[ConnectionId]>) {
         self.step(|state, wakes| state.claim_again(these, wakes));

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::{
     ConnectionId, Identity, Occupancy, Reason, RoomId,
     block::Blocked,
+    connection::Phase,
     pulse::Due,
     room::{LEAVING, Viewer},
     state::State,
@@ -362,6 +363,13 @@ impl State {
             Some((id, self.connections.get(index).since_ms))
         };
         some.into_iter().filter_map(since).collect()
+    }
+
+    /// True where the stream that this connection opened then is still open here.
+    pub(super) fn is_open_since(&self, id: ConnectionId, since_ms: u64) -> bool {
+        let found = self.connections.find(id);
+        let connection = found.map(|index| self.connections.get(index));
+        connection.is_some_and(|it| it.phase == Phase::Open && it.since_ms == since_ms)
     }
 
     /// These connections, or all that a ticket opened, are to be told again, where still open.

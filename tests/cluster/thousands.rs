@@ -163,7 +163,7 @@ async fn telling_thousands_of_names_anew_shows_nobody_more_than_there_are() {
 }
 
 /// How often a node has begun to tell everything anew.
-async fn resyncs(client: Client) -> u64 {
+pub(crate) async fn resyncs(client: Client) -> u64 {
     let metrics = client.text("/metrics").await;
     let mut lines = metrics.lines();
     let count = lines.find_map(|line| line.strip_prefix("livecount_resyncs_total "));

@@ -146,13 +146,38 @@ async fn the_number_of_an_own_claim_is_known_for_a_minute() {
 fn moments_travel_between_clocks_that_are_hours_apart() {
     let mut fast = Node::ready();
     let mut slow = Node::ready();
-    fast.view.compare_clocks(NOON_MS, NOON_MS + HOUR_MS);
-    slow.view.compare_clocks(NOON_MS, NOON_MS - HOUR_MS);
+    let now = fast.now;
+    fast.view
+        .clock
+        .compare(NOON_MS, NOON_MS + HOUR_MS, Duration::ZERO, now);
+    slow.view
+        .clock
+        .compare(NOON_MS, NOON_MS - HOUR_MS, Duration::ZERO, now);
     let opened = NOON_MS + HOUR_MS + 250;
-    let written = fast.view.redis_time(opened);
+    let written = fast.view.clock.there(opened);
     assert_eq!(written, NOON_MS + 250);
     let taken = slow.view.claimed(&[claim(1, 7, written, 9)]);
     assert_eq!(taken[0].1, NOON_MS - HOUR_MS + 250);
-    let back = slow.view.redis_time(taken[0].1);
+    let back = slow.view.clock.there(taken[0].1);
     assert_eq!(fast.view.claimed(&[claim(1, 7, back, 9)])[0].1, opened);
+}
+
+/// A reader opens a stream here, the batch that says so is lost, and it goes on to another node: when
+/// the batch is sent again it says nothing that could end the newer stream.
+#[test]
+fn a_claim_whose_stream_has_ended_meanwhile_is_taken_back() {
+    let mut node = Node::ready();
+    let claims = vec![(connection(7), NOON_MS), (connection(8), NOON_MS)];
+    let mut frozen = node.view.freeze(Vec::new(), claims, false);
+    node.view.take_back(&mut frozen, &[true, true]);
+    assert_eq!(frozen.claims[0], (connection(7), NOON_MS));
+    node.view.take_back(&mut frozen, &[false, true]);
+    assert_eq!(frozen.claims[0].0.to_bits(), 0);
+    assert_eq!(frozen.claims[1], (connection(8), NOON_MS));
+    // The numbers stay, and whoever opened it elsewhere was not told before this node.
+    node.view.acknowledge(&frozen, 4);
+    let taken = node
+        .view
+        .claimed(&[claim(3, 7, NOON_MS, 9), claim(6, 8, NOON_MS, 9)]);
+    assert_eq!((taken[0].2, taken[1].2), (None, Some(true)));
 }
