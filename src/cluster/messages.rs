@@ -36,6 +36,8 @@ const QUEUED: usize = 1_000;
 const QUEUED_BYTES: usize = 4 << 20;
 /// Own messages heard from the log that are remembered, for a publication whose reply was lost.
 const HEARD: usize = 4_096;
+/// What stands before a publisher's own key.
+const KEY: &str = "key:";
 /// A position holds milliseconds of Unix time above so many bits.
 const SEQUENCE_BITS: u32 = 20;
 
@@ -108,6 +110,28 @@ struct Own {
     bytes: usize,
 }
 
+impl Own {
+    /// Notes that the message which waited for longest has its place in the log, or gets none.
+    fn appended(&mut self, ordered: Ordered) {
+        let Some(message) = self.queue.pop_front() else {
+            return;
+        };
+        self.bytes -= message.data.len();
+        let is_news = matches!(
+            ordered,
+            Ordered::Ordered {
+                duplicate: false,
+                ..
+            }
+        );
+        // Where the key was used elsewhere nothing of this number comes back. Without a key it is
+        // this very message that was in the log, and it does.
+        if !is_news && message.once.starts_with(KEY) {
+            self.delivered.remove(&message.number);
+        }
+    }
+}
+
 impl Cluster {
     /// Waits until this node has everything up to a position that another one gave out, a second
     /// at the most: whoever comes back here must not be told again what it was told there.
@@ -149,7 +173,7 @@ impl Cluster {
             event: event.to_owned(),
             data: data.to_owned(),
             once: match &mark {
-                Some(mark) => format!("key:{}", mark.key),
+                Some(mark) => format!("{KEY}{}", mark.key),
                 // A call whose reply was lost is made again, and must be known again.
                 None => format!("from:{}:{number}", shared.process),
             },
@@ -262,23 +286,20 @@ impl Shared {
                 let lane = lane.get_or_insert_with(|| self.redis.lane());
                 self.append(lane, &message).await
             };
-            match appended {
-                None => {
-                    pause(RETRY).await;
-                    continue;
-                }
-                Some((_, Ordered::Ordered { duplicate, .. })) if duplicate => {
+            let Some((_, ordered)) = appended else {
+                pause(RETRY).await;
+                continue;
+            };
+            match ordered {
+                Ordered::Ordered { duplicate, .. } if duplicate => {
                     tracing::debug!(room = %message.room, "a message was in the log already");
                 }
-                Some((_, Ordered::Ordered { .. })) => {}
-                Some((_, Ordered::Conflict)) => {
-                    tracing::warn!(room = %message.room, "while Redis was away an idempotency key was used for two messages");
+                Ordered::Ordered { .. } => {}
+                Ordered::Conflict => {
+                    tracing::warn!(room = %message.room, "while Redis was away an idempotency key was used for two messages: this node's is not passed on");
                 }
             }
-            let mut own = self.outbox.own.lock();
-            if let Some(message) = own.queue.pop_front() {
-                own.bytes -= message.data.len();
-            }
+            self.outbox.own.lock().appended(ordered);
         }
     }
 
@@ -355,9 +376,11 @@ impl Shared {
                 own.heard.pop_front();
             }
         }
+        let key = entry.once.strip_prefix(KEY);
+        let mark = key.map(|key| Idempotency::new(key, &entry.event, data));
         let encode = |id| sse::message(&entry.event, &room, data, id);
-        self.hub
-            .deliver(&room, entry.position, encode, said_at(entry.position));
+        let at = said_at(entry.position);
+        self.hub.deliver(&room, entry.position, mark, encode, at);
     }
 }
 
@@ -378,4 +401,45 @@ fn said_at(position: u64) -> Instant {
         .unwrap_or_default();
     let age = unix.saturating_sub(said);
     now.checked_sub(age).unwrap_or(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ordered(duplicate: bool) -> Ordered {
+        Ordered::Ordered {
+            position: 1,
+            duplicate,
+        }
+    }
+
+    #[test]
+    fn a_number_is_remembered_only_where_the_log_brings_it_back() {
+        for (once, fate, comes_back) in [
+            ("key:k", ordered(false), true),
+            ("key:k", ordered(true), false),
+            ("key:k", Ordered::Conflict, false),
+            // Its own entry, the reply to which was lost.
+            ("from:1:7", ordered(true), true),
+        ] {
+            let message = Outgoing {
+                room: RoomId::parse("blog:1").unwrap(),
+                event: "message".to_owned(),
+                data: "1".to_owned(),
+                once: once.to_owned(),
+                digest: [0; 32],
+                number: 7,
+            };
+            let mut own = Own {
+                delivered: HashSet::from([7]),
+                bytes: 1,
+                ..Own::default()
+            };
+            own.queue.push_back(message);
+            own.appended(fate);
+            assert_eq!(own.delivered.contains(&7), comes_back, "{once} {fate:?}");
+            assert_eq!((own.queue.len(), own.bytes), (0, 0));
+        }
+    }
 }

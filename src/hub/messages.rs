@@ -161,11 +161,13 @@ impl State {
         Ok(published)
     }
 
-    /// Appends a message that the cluster's order placed, and hands it to whom it is for.
+    /// Appends a message that the cluster's order placed, and hands it to whom it is for, unless
+    /// they have had it.
     pub(super) fn deliver(
         &mut self,
         name: &RoomId,
         placed: u64,
+        mark: Option<Idempotency>,
         encode: impl FnOnce(Position) -> Frame,
         at: Instant,
         wakes: &mut Wakes,
@@ -176,10 +178,12 @@ impl State {
         };
         wakes.pulse |= self.log.bytes() == 0;
         let log = &mut self.log;
-        // Without a mark there is nothing that it could conflict with.
-        let appended = log.append(&mut self.rooms, index, None, Some(placed), encode, at);
-        if appended.is_ok() {
-            self.pass_on(index, name, self.log.head, wakes);
+        let appended = log.append(&mut self.rooms, index, mark, Some(placed), encode, at);
+        match appended {
+            Ok(published) if !published.duplicate => {
+                self.pass_on(index, name, self.log.head, wakes);
+            }
+            Ok(_) | Err(Conflict) => self.log.realign(placed),
         }
     }
 

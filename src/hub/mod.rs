@@ -270,15 +270,17 @@ impl Hub {
     }
 
     /// Sends a message that stands at `placed` in the order that all nodes share, as
-    /// [`Hub::publish`] does. `at` is when it was said.
+    /// [`Hub::publish`] does; what `mark` says that this node sent before its time counts as with
+    /// [`Hub::realign`]. `at` is when it was said.
     pub fn deliver(
         &self,
         room: &RoomId,
         placed: u64,
+        mark: Option<Idempotency>,
         encode: impl FnOnce(Position) -> Frame,
         at: Instant,
     ) {
-        self.step(|state, wakes| state.deliver(room, placed, encode, at, wakes));
+        self.step(|state, wakes| state.deliver(room, placed, mark, encode, at, wakes));
     }
 
     /// The position up to which this node has everything.

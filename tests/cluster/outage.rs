@@ -158,6 +158,65 @@ async fn messages_to_a_redis_that_hangs_wait_together_and_come_once() {
 }
 
 #[tokio::test]
+async fn what_is_said_again_under_its_key_around_an_outage_is_told_once() {
+    let mut cluster = Cluster::start(2).await;
+    let (a, b) = cluster.pair();
+    let (mut near, mut far) = (a.join(ROOM).await, b.join(ROOM).await);
+    let keyed = |data: &str, key: &str| json!({ "data": data, "idempotency_key": key });
+    let first = a.publish(TO, keyed("before", "k1")).await;
+    for reader in [&mut near, &mut far] {
+        reader.expect_message(&json!("before")).await;
+    }
+    cluster.cut_off().await;
+    for client in [a, b] {
+        let again = client.publish(TO, keyed("before", "k1")).await;
+        assert_eq!(
+            (&again["id"], &again["duplicate"]),
+            (&first["id"], &json!(true))
+        );
+        let (status, answer) = client
+            .order("POST", &format!("/v1/{TO}/messages"), keyed("other", "k1"))
+            .await;
+        assert_eq!(
+            (status, &answer["code"]),
+            (409, &json!("idempotency_conflict"))
+        );
+        let during = client.publish(TO, keyed("during", "k2")).await;
+        assert_eq!(during["duplicate"], false);
+    }
+    a.publish(TO, keyed("of a", "k3")).await;
+    b.publish(TO, keyed("of b", "k3")).await;
+    for link in &cluster.links {
+        link.clear();
+    }
+    for node in &cluster.nodes {
+        node.expect_partial(false).await;
+    }
+    // Each goes behind what waits on its node.
+    for (client, said) in [(a, "end of a"), (b, "end of b")] {
+        client.publish(TO, json!({ "data": said })).await;
+    }
+    let mut told = Vec::new();
+    for reader in [&mut near, &mut far] {
+        let mut messages = Vec::new();
+        let mut ends = 0;
+        while ends < 2 {
+            let message = reader.next_named("message").await;
+            let data = message.data["data"].as_str().unwrap().to_owned();
+            ends += usize::from(data.starts_with("end"));
+            messages.push(data);
+        }
+        messages.retain(|data| !data.starts_with("end"));
+        told.push(messages);
+    }
+    // Of two messages under one key the log has one, and that is told to all.
+    let of_a = [vec!["during", "of a"], vec!["during", "of b", "of a"]];
+    let of_b = [vec!["during", "of a", "of b"], vec!["during", "of b"]];
+    assert!(told == of_a || told == of_b, "{told:?}");
+    cluster.expect_sound();
+}
+
+#[tokio::test]
 async fn a_kick_that_was_answered_with_unavailable_is_not_done_later() {
     const STREAMS: usize = 12;
     let cluster = Cluster::start(2).await;

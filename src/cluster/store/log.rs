@@ -62,6 +62,9 @@ pub struct LogEntry {
     pub data: Bytes,
     /// Who published it.
     pub origin: String,
+    /// What made it the same message however often it was published; empty for one that is always
+    /// new, and where a node published it that did not write this down.
+    pub once: String,
 }
 
 /// A part of the log, in order.
@@ -106,7 +109,7 @@ impl Lane {
         let (ms, sequence) = unpack(publication.floor);
         arguments.push(&ms);
         arguments.push(&sequence);
-        arguments.push_flag(!publication.once.is_empty());
+        arguments.push_bytes(publication.once.as_bytes());
         self.call(&shared.scripts.publish, stamp, arguments, published)
             .await
     }
@@ -243,12 +246,14 @@ fn log_page(value: Value, after: u64) -> Result<LogPage, StoreError> {
 fn message(position: u64, mut entry: Reply) -> Result<LogEntry, StoreError> {
     let mut fields = entry.list()?;
     let (mut room, mut event, mut data, mut origin) = (None, None, None, None);
+    let mut once = String::new();
     while !fields.is_empty() {
         match fields.text()?.as_str() {
             "room" => room = Some(fields.text()?),
             "event" => event = Some(fields.text()?),
             "data" => data = Some(Bytes::from(fields.bytes()?)),
             "origin" => origin = Some(fields.text()?),
+            "once" => once = fields.text()?,
             _ => drop(fields.bytes()?),
         }
     }
@@ -259,5 +264,6 @@ fn message(position: u64, mut entry: Reply) -> Result<LogEntry, StoreError> {
         event: event.ok_or_else(missing)?,
         data: data.ok_or_else(missing)?,
         origin: origin.ok_or_else(missing)?,
+        once,
     })
 }

@@ -126,7 +126,8 @@ async fn a_message_published_again_keeps_its_place_and_another_is_a_conflict() {
         .read_log(a.epoch(), 0, 10, Duration::ZERO)
         .await
         .unwrap();
-    assert_eq!(log.entries.len(), 2);
+    let onces: Vec<&str> = log.entries.iter().map(|entry| &*entry.once).collect();
+    assert_eq!(onces, ["key", "key"]);
     let keys: Vec<String> = store.raw(redis::cmd("KEYS").arg("t:*:once:*")).await;
     for key in keys {
         let left: i64 = store.raw(redis::cmd("PTTL").arg(key)).await;
@@ -254,6 +255,19 @@ async fn an_entry_that_is_no_message_is_passed_over() {
         .await
         .unwrap();
     assert_eq!((page.upto, page.entries.len()), (5 << 20 | 2, 0));
+}
+
+#[tokio::test]
+async fn an_entry_of_a_node_that_writes_no_key_is_read() {
+    let mut store = TestStore::start().await;
+    let mut a = store.node().await;
+    let mut add = redis::cmd("XADD");
+    add.arg(format!("t:1:0:{}:log", a.epoch())).arg("5-1");
+    let fields = ["room", "blog:1", "event", "e", "data", "1", "origin", "o"];
+    let _: String = store.raw(add.arg(&fields).arg("at").arg(5)).await;
+    let page = a.lane.read_log(a.epoch(), 0, 10, Duration::ZERO).await;
+    let entries = page.unwrap().entries;
+    assert_eq!((&*entries[0].event, &*entries[0].once), ("e", ""));
 }
 
 #[tokio::test]
