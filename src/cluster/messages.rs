@@ -307,6 +307,7 @@ impl Shared {
     pub(super) async fn follow_log(self: Arc<Self>) {
         let mut lane = self.redis.lane();
         let mut following: Option<(Epoch, u64)> = None;
+        let mut was_stuck = false;
         loop {
             let mut turned = std::pin::pin!(self.turned.notified());
             // From here on no turn goes unnoticed.
@@ -335,6 +336,13 @@ impl Shared {
                 self.heard(epoch, entry);
             }
             following = Some((epoch, page.upto));
+            if page.stuck {
+                if !was_stuck {
+                    tracing::warn!("passed over an entry of the log whose id is no position");
+                }
+                pause(RETRY).await;
+            }
+            was_stuck = page.stuck;
         }
     }
 

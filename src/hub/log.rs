@@ -365,7 +365,7 @@ impl Log {
             }
         }
         self.head += 1;
-        self.place = placed.unwrap_or_default().max(self.place + 1);
+        self.place = placed.unwrap_or_default().max(self.place.saturating_add(1));
         let sequence = self.head;
         let position = Position {
             epoch,

@@ -15,6 +15,12 @@ use super::{
 /// Sequences within one ms that a position has room for.
 const SEQUENCE_BITS: u32 = 20;
 
+/// No position is at so many ms, in the year 2248: what says so was written by no node.
+const MOST_MS: u64 = 1 << 43;
+/// A floor at so many ms, in the year 2109, is none: above what somebody forged there must be room
+/// for messages, in every epoch to come.
+const MOST_FLOOR_MS: u64 = 1 << 42;
+
 /// A message to append.
 #[derive(Debug, Clone, Copy)]
 pub struct Publication<'a> {
@@ -29,7 +35,8 @@ pub struct Publication<'a> {
     pub once: &'a str,
     /// Digest of what was published; another under the same `once` is a conflict.
     pub digest: [u8; 32],
-    /// The highest position that the caller knows: the message gets a higher one.
+    /// The highest position that the caller knows: the message gets a higher one, unless this one
+    /// lies in the next century.
     pub floor: u64,
     /// Who published it, in the caller's words; comes back with the entry.
     pub origin: &'a str,
@@ -72,6 +79,9 @@ pub struct LogEntry {
 pub struct LogPage {
     /// Where to read on: the position of the last entry, malformed ones included.
     pub upto: u64,
+    /// True where it ends with entries whose ids are no positions. They come again with the next
+    /// reading, which is not to be made at once.
+    pub stuck: bool,
     /// The messages.
     pub entries: Vec<LogEntry>,
 }
@@ -106,7 +116,10 @@ impl Lane {
         arguments.push_bytes(publication.data);
         arguments.push_bytes(publication.origin.as_bytes());
         arguments.push(&hex(&publication.digest));
-        let (ms, sequence) = unpack(publication.floor);
+        let (ms, sequence) = match unpack(publication.floor) {
+            (MOST_FLOOR_MS.., _) => (0, 0),
+            floor => floor,
+        };
         arguments.push(&ms);
         arguments.push(&sequence);
         arguments.push_bytes(publication.once.as_bytes());
@@ -136,8 +149,8 @@ impl Lane {
     }
 
     /// Reads up to `count` messages after a position, waiting up to `block` for the first (zero:
-    /// not at all). An entry that is no message is passed over with a warning. For a lane of its
-    /// own, since it waits.
+    /// not at all). An entry that is no message is passed over. For a lane of its own, since it
+    /// waits.
     ///
     /// # Errors
     ///
@@ -187,7 +200,7 @@ fn unpack(position: u64) -> (u64, u64) {
 }
 
 fn pack(ms: u64, sequence: u64) -> Result<u64, StoreError> {
-    if ms >= 1 << (u64::BITS - SEQUENCE_BITS) || sequence >= 1 << SEQUENCE_BITS {
+    if ms >= MOST_MS || sequence >= 1 << SEQUENCE_BITS {
         return Err(malformed("a position that cannot be"));
     }
     Ok(ms << SEQUENCE_BITS | sequence)
@@ -213,6 +226,7 @@ fn published(reply: &mut Reply) -> Result<Published, StoreError> {
 fn log_page(value: Value, after: u64) -> Result<LogPage, StoreError> {
     let mut page = LogPage {
         upto: after,
+        stuck: false,
         entries: Vec::new(),
     };
     if value == Value::Nil {
@@ -230,7 +244,11 @@ fn log_page(value: Value, after: u64) -> Result<LogPage, StoreError> {
             .split_once('-')
             .ok_or_else(|| malformed("an id that is none"))?;
         let number = |text: &str| text.parse().map_err(|_| malformed("an id that is none"));
-        let position = pack(number(ms)?, number(sequence)?)?;
+        let Ok(position) = pack(number(ms)?, number(sequence)?) else {
+            page.stuck = true;
+            continue;
+        };
+        page.stuck = false;
         if position <= page.upto {
             return Err(StoreError::Mismatch);
         }

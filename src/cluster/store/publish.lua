@@ -31,6 +31,7 @@ return answer(function(now, meta)
   end
   after(position(meta('log_ms'), meta('log_seq')))
   after(position(ARGV[10], ARGV[11]))
+  position(ms, seq)
 
   local fields = { 'room', ARGV[5], 'event', ARGV[6], 'data', ARGV[7], 'origin', ARGV[8], 'at', string.format('%.0f', now) }
   if is_once then
@@ -38,7 +39,13 @@ return answer(function(now, meta)
     fields[#fields + 1] = ARGV[12]
   end
   local _, bytes = entry_of(fields)
-  redis.call('XADD', LOG, string.format('%.0f-%.0f', ms, seq), unpack(fields))
+  local added = redis.pcall('XADD', LOG, string.format('%.0f-%.0f', ms, seq), unpack(fields))
+  if type(added) == 'table' then
+    if string.find(added.err, 'exhausted the last possible ID', 1, true) then
+      error('malformed log: ' .. added.err)
+    end
+    error(added)
+  end
   redis.call('HSET', META, 'log_ms', ms, 'log_seq', seq, 'log_bytes', meta('log_bytes') + bytes)
   keep(LOG)
   if is_once then

@@ -258,6 +258,61 @@ async fn an_entry_that_is_no_message_is_passed_over() {
 }
 
 #[tokio::test]
+async fn an_entry_whose_id_is_no_position_is_passed_over_with_what_is_sound_around_it() {
+    let mut store = TestStore::start().await;
+    let mut a = store.node().await;
+    let epoch = a.epoch();
+    let mut upto = 0;
+    for (id, sound) in [
+        ("5-1", true),
+        ("5-1048576", false),
+        ("6-1", true),
+        ("8796093022208-0", false),
+        ("17592186044415-1048575", false),
+        ("17592186044416-0", false),
+        ("18446744073709551615-18446744073709551615", false),
+    ] {
+        let mut add = redis::cmd("XADD");
+        add.arg(format!("t:1:0:{epoch}:log")).arg(id);
+        let fields = ["room", "blog:1", "event", "e", "data", id, "origin", "o"];
+        let _: String = store.raw(add.arg(&fields)).await;
+        let page = a.lane.read_log(epoch, upto, 10, Duration::ZERO).await;
+        let page = page.unwrap();
+        let said: Vec<&[u8]> = page.entries.iter().map(|entry| &*entry.data).collect();
+        let expected = sound.then_some(id.as_bytes());
+        assert!(said.iter().copied().eq(expected), "{id}");
+        assert_eq!(page.stuck, !sound, "{id}");
+        upto = page.upto;
+    }
+    assert_eq!(upto, 6 << 20 | 1);
+}
+
+#[tokio::test]
+async fn a_position_that_cannot_be_bends_no_message_and_no_epoch() {
+    let store = TestStore::start().await;
+    let mut a = store.node().await;
+    let mut last = 0;
+    for floor in [
+        u64::MAX,
+        (1 << 63) - 1,
+        (1 << 63) - (1 << 20),
+        (1 << 62) + 5,
+        (1 << 62) - 1,
+        u64::MAX,
+    ] {
+        let far = Publication {
+            floor,
+            ..publication("blog:1", "x", "")
+        };
+        let next = position(done(a.lane.publish(a.stamp, &far).await));
+        assert!(next > last && next < 1 << 63, "{floor:x} {next:x}");
+        last = next;
+    }
+    let page = a.lane.read_log(a.epoch(), 0, 10, Duration::ZERO).await;
+    assert_eq!(page.unwrap().entries.len(), 6);
+}
+
+#[tokio::test]
 async fn an_entry_of_a_node_that_writes_no_key_is_read() {
     let mut store = TestStore::start().await;
     let mut a = store.node().await;
