@@ -327,6 +327,14 @@ impl Log {
         }
     }
 
+    /// Notes that messages up to `place` may never have come; answers the sequence that stands for
+    /// them.
+    pub(super) fn miss(&mut self, place: u64) -> u64 {
+        self.head += 1;
+        self.realign(place.max(self.place.saturating_add(1)));
+        self.head
+    }
+
     /// Bytes kept, on the whole node.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
@@ -387,7 +395,7 @@ impl Log {
         log.ring.push_back(message);
         while log.ring.len() > ROOM_MESSAGES || (log.bytes > ROOM_BYTES && log.ring.len() > 1) {
             let Some((gone, cost)) = log.pop() else { break };
-            room.gone = gone;
+            room.gone = room.gone.max(gone);
             self.bytes -= cost;
         }
         let key = room.key(index);
@@ -431,7 +439,7 @@ impl Log {
         if log.ring.front().is_some_and(|m| m.sequence <= sequence)
             && let Some((gone, cost)) = log.pop()
         {
-            room.gone = gone;
+            room.gone = room.gone.max(gone);
             self.bytes -= cost;
         }
         self.bytes -= log.forget_keys(sequence);

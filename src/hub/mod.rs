@@ -296,6 +296,12 @@ impl Hub {
         self.0.state.lock().log.realign(place);
     }
 
+    /// Notes that messages up to `place` in the order that all share may never have come here:
+    /// every stream is told `reset` for its rooms, and so is who comes back with a position before.
+    pub fn miss(&self, place: u64) {
+        self.step(|state, wakes| state.miss(place, wakes));
+    }
+
     /// From now on messages are placed by the order `epoch`, of which this node knows what comes
     /// after `from`.
     pub fn follow(&self, epoch: u64, from: u64) {

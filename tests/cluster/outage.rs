@@ -8,6 +8,7 @@ use tokio::{task::JoinSet, time::Instant};
 use crate::{
     node::Cluster,
     proxy::Weather,
+    redis::Redis,
     wire::{Client, Numbers, PATIENCE, Reader, is_partial, token},
 };
 
@@ -213,6 +214,63 @@ async fn what_is_said_again_under_its_key_around_an_outage_is_told_once() {
     let of_a = [vec!["during", "of a"], vec!["during", "of b", "of a"]];
     let of_b = [vec!["during", "of a", "of b"], vec!["during", "of b"]];
     assert!(told == of_a || told == of_b, "{told:?}");
+    cluster.expect_sound();
+}
+
+/// Cuts the log off behind its last entry, as scripts do five minutes later.
+async fn cut_log(redis: &Redis) {
+    const META: &str = "livecount:1:0:meta";
+    let call = async |words: &[&str]| redis.call(words).await.expect("Redis is there");
+    let log = format!(
+        "livecount:1:0:{}:log",
+        call(&["HGET", META, "epoch"]).await.text()
+    );
+    let last = call(&["XREVRANGE", &log, "+", "-", "COUNT", "1"]).await;
+    let last = last.items()[0].items()[0].text();
+    let (ms, sequence) = last.split_once('-').expect("it is an id");
+    call(&["XTRIM", &log, "MAXLEN", "0"]).await;
+    call(&["HSET", META, "cut_ms", ms, "cut_seq", sequence]).await;
+}
+
+#[tokio::test]
+async fn what_the_log_no_longer_has_when_a_node_comes_back_is_told_as_lost() {
+    let mut cluster = Cluster::start(2).await;
+    let (a, b) = cluster.pair();
+    let cut = Weather {
+        cut: true,
+        ..Weather::default()
+    };
+    let (mut near, mut far) = (a.join(ROOM).await, b.join_as(ROOM, "7").await);
+    for (number, loses_epoch) in [(1, false), (2, true)] {
+        cluster.links[1].set(cut);
+        cluster.nodes[1].expect_partial(true).await;
+        let missed = json!(format!("missed {number}"));
+        a.publish(TO, json!({ "data": missed })).await;
+        near.expect_message(&missed).await;
+        if loses_epoch {
+            cluster.redis.flush_all().await;
+        } else {
+            cut_log(&cluster.redis).await;
+        }
+        cluster.links[1].clear();
+        let mut rooms = Vec::new();
+        for _ in 0..2 {
+            let event = far.next_of(&["message", "reset"]).await;
+            assert_eq!(event.name, "reset", "{event:?}");
+            rooms.push(event.room().to_owned());
+        }
+        rooms.sort_unstable();
+        assert_eq!(rooms, [ROOM, "user:7"]);
+        for node in &cluster.nodes {
+            node.expect_partial(false).await;
+        }
+        let last = json!(format!("last {number}"));
+        a.publish(TO, json!({ "data": last })).await;
+        // Who had heard all is told nothing of the kind.
+        for reader in [&mut near, &mut far] {
+            assert_eq!(told(reader, &last).await, Some(Vec::new()));
+        }
+    }
     cluster.expect_sound();
 }
 

@@ -93,6 +93,8 @@ pub struct LogSpan {
     pub cut: u64,
     /// Position of the last entry appended in this epoch; 0 for none.
     pub last: u64,
+    /// The highest position in the epoch before that any caller has said it knows; 0 for none.
+    pub was: u64,
 }
 
 impl Lane {
@@ -127,25 +129,33 @@ impl Lane {
             .await
     }
 
-    /// Says what the log holds.
+    /// Says what the log holds; and, where the caller followed the log of an epoch `before`, how
+    /// far it knows that one, which tells others whether they had all of it.
     ///
     /// # Errors
     ///
     /// As every call's.
-    pub async fn log_span(&mut self, stamp: Stamp) -> Result<Answer<LogSpan>, StoreError> {
+    pub async fn log_span(
+        &mut self,
+        stamp: Stamp,
+        before: Option<(Epoch, u64)>,
+    ) -> Result<Answer<LogSpan>, StoreError> {
         let shared = Arc::clone(&self.shared);
-        self.call(
-            &shared.scripts.log_span,
-            stamp,
-            Arguments::default(),
-            |reply| {
-                Ok(LogSpan {
-                    cut: position(reply)?,
-                    last: position(reply)?,
-                })
-            },
-        )
-        .await
+        let mut arguments = Arguments::default();
+        let epoch = before.map(|(epoch, _)| epoch.to_string());
+        arguments.push(&epoch.unwrap_or_default());
+        let (ms, sequence) = unpack(before.map_or(0, |(_, known)| known));
+        arguments.push(&ms);
+        arguments.push(&sequence);
+        let read = |reply: &mut Reply| {
+            Ok(LogSpan {
+                cut: position(reply)?,
+                last: position(reply)?,
+                was: position(reply)?,
+            })
+        };
+        self.call(&shared.scripts.log_span, stamp, arguments, read)
+            .await
     }
 
     /// Reads up to `count` messages after a position, waiting up to `block` for the first (zero:

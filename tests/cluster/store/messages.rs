@@ -67,7 +67,7 @@ async fn messages_are_read_in_the_order_of_their_growing_positions() {
         })
         .collect();
     assert_eq!(read, expected);
-    assert_eq!(done(a.lane.log_span(a.stamp).await).last, after);
+    assert_eq!(done(a.lane.log_span(a.stamp, None).await).last, after);
 }
 
 #[tokio::test]
@@ -176,7 +176,7 @@ async fn the_log_keeps_five_minutes() {
         store.shift_clock(shift).await;
         a.lease(true).await;
     }
-    assert_eq!(done(a.lane.log_span(a.stamp).await).cut, 0);
+    assert_eq!(done(a.lane.log_span(a.stamp, None).await).cut, 0);
     let new = position(done(
         a.lane
             .publish(a.stamp, &publication("blog:1", "new", ""))
@@ -185,7 +185,7 @@ async fn the_log_keeps_five_minutes() {
     shift += 9_000;
     store.shift_clock(shift).await;
     a.lease(true).await;
-    let span = done(a.lane.log_span(a.stamp).await);
+    let span = done(a.lane.log_span(a.stamp, None).await);
     assert_eq!((span.cut, span.last), (old, new));
     let log = a
         .lane
@@ -223,7 +223,7 @@ async fn the_log_keeps_sixty_four_mebibytes() {
         .raw(redis::cmd("HGET").arg("t:1:0:meta").arg("log_bytes"))
         .await;
     assert!((63 << 20..64 << 20).contains(&bytes), "{bytes}");
-    assert!(done(a.lane.log_span(a.stamp).await).cut > 0);
+    assert!(done(a.lane.log_span(a.stamp, None).await).cut > 0);
 }
 
 #[tokio::test]
@@ -310,6 +310,29 @@ async fn a_position_that_cannot_be_bends_no_message_and_no_epoch() {
     }
     let page = a.lane.read_log(a.epoch(), 0, 10, Duration::ZERO).await;
     assert_eq!(page.unwrap().entries.len(), 6);
+}
+
+#[tokio::test]
+async fn how_far_the_log_of_an_epoch_before_went_is_known_by_who_knew_most_of_it() {
+    let store = TestStore::start().await;
+    let (mut a, mut b) = (store.node().await, store.node().await);
+    let [one, other] = [1, 2].map(|number| format!("{number:016x}").parse().unwrap());
+    let at = |ms: u64, sequence: u64| ms << 20 | sequence;
+    for (epoch, known, was) in [
+        (one, at(5, 9), at(5, 9)),
+        (one, at(5, 8), at(5, 9)),
+        (one, at(4, 11), at(5, 9)),
+        (one, at(5, 10), at(5, 10)),
+        (other, at(3, 1), at(3, 1)),
+        (one, at(6, 0), at(6, 0)),
+        (other, 0, at(3, 1)),
+    ] {
+        for node in [&mut a, &mut b] {
+            let span = node.lane.log_span(node.stamp, Some((epoch, known)));
+            assert_eq!(done(span.await).was, was);
+        }
+    }
+    assert_eq!(done(a.lane.log_span(a.stamp, None).await).was, 0);
 }
 
 #[tokio::test]
