@@ -275,6 +275,35 @@ async fn what_the_log_no_longer_has_when_a_node_comes_back_is_told_as_lost() {
 }
 
 #[tokio::test]
+async fn four_mebibytes_wait_for_redis_and_no_more() {
+    const LARGE: usize = 60_000;
+    let cluster = Cluster::start(2).await;
+    let (a, b) = cluster.pair();
+    let mut far = b.join(ROOM).await;
+    cluster.cut_off().await;
+    let path = format!("/v1/{TO}/messages");
+    let text = "x".repeat(LARGE);
+    let mut taken = 0;
+    loop {
+        let (status, answer) = a.order("POST", &path, json!({ "data": text })).await;
+        if status != 202 {
+            assert_eq!((status, &answer["code"]), (503, &json!("overloaded")));
+            break;
+        }
+        taken += 1;
+    }
+    // With the quotes around each.
+    assert_eq!(taken, (4 << 20) / (LARGE + 2));
+    for link in &cluster.links {
+        link.clear();
+    }
+    for _ in 0..taken {
+        let message = far.next_named("message").await;
+        assert_eq!(message.data["data"].as_str().unwrap().len(), LARGE);
+    }
+}
+
+#[tokio::test]
 async fn a_kick_that_was_answered_with_unavailable_is_not_done_later() {
     const STREAMS: usize = 12;
     let cluster = Cluster::start(2).await;
