@@ -1,6 +1,5 @@
 //! Messages: from a back end to everybody in a room, or to all connections of a user.
 
-use aws_lc_rs::digest;
 use axum::{
     Json,
     extract::State,
@@ -113,7 +112,7 @@ async fn send(
     }
     let mark = body
         .idempotency_key
-        .map(|key| mark(key, event, &data))
+        .map(|key| mark(&key, event, &data))
         .transpose()?;
     let said = match app.cluster() {
         Some(cluster) => cluster.publish(&room, event, &data, mark).await,
@@ -163,7 +162,7 @@ fn check_event(name: &str) -> Result<(), ApiError> {
     ))
 }
 
-fn mark(key: String, event: &str, data: &str) -> Result<Idempotency, ApiError> {
+fn mark(key: &str, event: &str, data: &str) -> Result<Idempotency, ApiError> {
     let printable = key.bytes().all(|byte| (b' '..=b'~').contains(&byte));
     if !printable || !(1..=128).contains(&key.len()) {
         return Err(ApiError::new(
@@ -171,15 +170,7 @@ fn mark(key: String, event: &str, data: &str) -> Result<Idempotency, ApiError> {
             "idempotency_key must be 1 to 128 printable ASCII characters.",
         ));
     }
-    // No event name holds a line break, so the two cannot run into each other.
-    let said = format!("{event}\n{data}");
-    let digest = digest::digest(&digest::SHA256, said.as_bytes());
-    let mut bytes = [0; 32];
-    bytes.copy_from_slice(digest.as_ref());
-    Ok(Idempotency {
-        key: key.into(),
-        digest: bytes,
-    })
+    Ok(Idempotency::new(key, event, data))
 }
 
 /// JSON without the white space between its tokens: one line, with numbers and the order of

@@ -1,6 +1,9 @@
 //! Messages: one order for all nodes, the log in Redis. Each node reads it from end to end and
 //! delivers to its own streams.
 //!
+//! What the log kept no longer when a node came to it is lost there, and the node's streams are told
+//! so.
+//!
 //! While Redis is away a node delivers what is published to it to its own streams, and appends it
 //! to the log later, where it recognises it and does not deliver it again.
 
@@ -15,7 +18,8 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     Cluster, Shared, pause,
-    store::{Answer, Epoch, Lane, LogEntry, Publication, Published as Ordered},
+    store::{Answer, Epoch, Lane, LogEntry, LogSpan, Publication, Published as Ordered},
+    view::SILENCE,
 };
 use crate::{
     hub::{Conflict, Idempotency, Position, Published, RoomId},
@@ -34,8 +38,12 @@ const RETRY: Duration = Duration::from_millis(300);
 const QUEUED: usize = 1_000;
 /// Most bytes of them.
 const QUEUED_BYTES: usize = 4 << 20;
+/// How long after a turn of the epoch others may say that there was more in the log before.
+const SETTLED: Duration = Duration::from_secs(3);
 /// Own messages heard from the log that are remembered, for a publication whose reply was lost.
 const HEARD: usize = 4_096;
+/// What stands before a publisher's own key.
+const KEY: &str = "key:";
 /// A position holds milliseconds of Unix time above so many bits.
 const SEQUENCE_BITS: u32 = 20;
 
@@ -101,11 +109,64 @@ struct Own {
     numbers: u64,
     /// Delivered here already, not yet heard from the log.
     delivered: HashSet<u64>,
+    /// The highest position that a message of this node was given, and in which epoch.
+    placed: Option<(Epoch, u64)>,
     /// Heard from the log, newest last.
     heard: VecDeque<(u64, Position)>,
     /// To be appended when Redis is back, oldest first.
     queue: VecDeque<Outgoing>,
     bytes: usize,
+}
+
+/// How far this node has read the log.
+#[derive(Debug, Clone, Copy)]
+struct Following {
+    epoch: Epoch,
+    upto: u64,
+    /// When all that there was had last been read; none where it is not known.
+    whole_at: Option<Instant>,
+    before: Option<Before>,
+}
+
+/// How far this node had read the log of the epoch before, while others may yet say that there was
+/// more: what was not read of it is gone with it.
+#[derive(Debug, Clone, Copy)]
+struct Before {
+    epoch: Epoch,
+    upto: u64,
+    /// When the others are asked next, and last.
+    next: Instant,
+    last: Instant,
+}
+
+impl Following {
+    /// True where nothing that was not read can have been cut off the log since.
+    fn is_close(&self, now: Instant) -> bool {
+        self.whole_at
+            .is_some_and(|at| now.duration_since(at) < SILENCE)
+    }
+}
+
+impl Own {
+    /// Notes that the message which waited for longest has its place in the log, or gets none.
+    fn appended(&mut self, ordered: Ordered) {
+        let Some(message) = self.queue.pop_front() else {
+            return;
+        };
+        self.bytes -= message.data.len();
+        let is_news = matches!(
+            ordered,
+            Ordered::Ordered {
+                duplicate: false,
+                ..
+            }
+        );
+        // Where the key was used elsewhere nothing of this number comes back. Without a key it is
+        // this very message that was in the log, and it does.
+        if !is_news && message.once.starts_with(KEY) {
+            self.delivered.remove(&message.number);
+        }
+    }
 }
 
 impl Cluster {
@@ -149,7 +210,7 @@ impl Cluster {
             event: event.to_owned(),
             data: data.to_owned(),
             once: match &mark {
-                Some(mark) => format!("key:{}", mark.key),
+                Some(mark) => format!("{KEY}{}", mark.key),
                 // A call whose reply was lost is made again, and must be known again.
                 None => format!("from:{}:{number}", shared.process),
             },
@@ -209,7 +270,15 @@ impl Shared {
             };
             let answer = lane.publish(stamp, &publication).await;
             match self.called("publish", answer)? {
-                Answer::Done(ordered) => return Some((epoch, ordered)),
+                Answer::Done(ordered) => {
+                    if let Ordered::Ordered { position, .. } = ordered {
+                        let mut own = self.outbox.own.lock();
+                        let before = own.placed.filter(|(of, _)| *of == epoch);
+                        let highest = before.map_or(position, |(_, before)| before.max(position));
+                        own.placed = Some((epoch, highest));
+                    }
+                    return Some((epoch, ordered));
+                }
                 Answer::Epoch { epoch, version } => self.turn(epoch, version),
             }
         }
@@ -262,30 +331,29 @@ impl Shared {
                 let lane = lane.get_or_insert_with(|| self.redis.lane());
                 self.append(lane, &message).await
             };
-            match appended {
-                None => {
-                    pause(RETRY).await;
-                    continue;
-                }
-                Some((_, Ordered::Ordered { duplicate, .. })) if duplicate => {
+            let Some((_, ordered)) = appended else {
+                pause(RETRY).await;
+                continue;
+            };
+            match ordered {
+                Ordered::Ordered { duplicate, .. } if duplicate => {
                     tracing::debug!(room = %message.room, "a message was in the log already");
                 }
-                Some((_, Ordered::Ordered { .. })) => {}
-                Some((_, Ordered::Conflict)) => {
-                    tracing::warn!(room = %message.room, "while Redis was away an idempotency key was used for two messages");
+                Ordered::Ordered { .. } => {}
+                Ordered::Conflict => {
+                    tracing::warn!(room = %message.room, "while Redis was away an idempotency key was used for two messages: this node's is not passed on");
                 }
             }
-            let mut own = self.outbox.own.lock();
-            if let Some(message) = own.queue.pop_front() {
-                own.bytes -= message.data.len();
-            }
+            self.outbox.own.lock().appended(ordered);
         }
     }
 
     /// Reads the log and delivers what it says, for ever.
     pub(super) async fn follow_log(self: Arc<Self>) {
         let mut lane = self.redis.lane();
-        let mut following: Option<(Epoch, u64)> = None;
+        let started = Instant::now();
+        let mut following: Option<Following> = None;
+        let mut was_stuck = false;
         loop {
             let mut turned = std::pin::pin!(self.turned.notified());
             // From here on no turn goes unnoticed.
@@ -294,38 +362,124 @@ impl Shared {
                 turned.await;
                 continue;
             };
-            let after = match following {
-                Some((of, after)) if of == epoch => after,
-                _ => match self.begin_log(&mut lane, epoch).await {
-                    Some(after) => after,
-                    None => {
-                        pause(RETRY).await;
-                        continue;
-                    }
-                },
-            };
-            following = Some((epoch, after));
-            let page = lane.read_log(epoch, after, PAGE, BLOCK).await;
-            let Some(page) = self.called("read_log", page) else {
+            if following.is_none_or(|following| following.epoch != epoch) {
+                let begun = self.begin_log(&mut lane, epoch, following, started).await;
+                following = begun.or(following);
+            }
+            let Some(now) = following.as_mut().filter(|now| now.epoch == epoch) else {
                 pause(RETRY).await;
                 continue;
             };
+            let page = lane.read_log(epoch, now.upto, PAGE, BLOCK).await;
+            let Some(page) = self.called("read_log", page) else {
+                now.whole_at = None;
+                pause(RETRY).await;
+                continue;
+            };
+            if !now.is_close(Instant::now()) {
+                now.whole_at = None;
+                // A reading does not say what was cut off before it came.
+                let Some(span) = self.log_span(&mut lane, epoch, now.before).await else {
+                    pause(RETRY).await;
+                    continue;
+                };
+                if span.cut > now.upto {
+                    self.missed(span.cut);
+                }
+            }
             for entry in &page.entries {
                 self.heard(epoch, entry);
             }
-            following = Some((epoch, page.upto));
+            now.upto = page.upto;
+            now.whole_at = (page.entries.len() < PAGE).then(Instant::now);
+            if let Some(before) = now.before {
+                now.before = self.ask_about(before, &mut lane, epoch).await;
+            }
+            if page.stuck {
+                if !was_stuck {
+                    tracing::warn!("passed over an entry of the log whose id is no position");
+                }
+                pause(RETRY).await;
+            }
+            was_stuck = page.stuck;
         }
     }
 
-    /// Where the log of an epoch begins, as far as it is kept.
-    async fn begin_log(&self, lane: &mut Lane, epoch: Epoch) -> Option<u64> {
-        let stamp = self.view.lock().stamp();
-        let span = self.done(self.called("log_span", lane.log_span(stamp).await)?)?;
-        if stamp.epoch != Some(epoch) {
+    /// Begins with the log of an epoch, as far as it is kept, where another one was followed
+    /// `before`.
+    async fn begin_log(
+        &self,
+        lane: &mut Lane,
+        epoch: Epoch,
+        before: Option<Following>,
+        started: Instant,
+    ) -> Option<Following> {
+        let now = Instant::now();
+        // Where two epochs went by so quickly, what the first one had will not be known.
+        let is_unsettled = before.is_some_and(|before| before.before.is_some());
+        let before = before.map(|before| Before {
+            epoch: before.epoch,
+            upto: before.upto,
+            next: now,
+            last: now + SETTLED,
+        });
+        let span = self.log_span(lane, epoch, before).await?;
+        self.hub.follow(epoch.bits(), span.cut);
+        let is_cut = span.cut > 0 && said_at(span.cut) > started;
+        let is_missed = before.is_some_and(|before| span.was > before.upto);
+        if is_cut || is_unsettled || is_missed {
+            self.missed(span.cut);
+        }
+        Some(Following {
+            epoch,
+            upto: span.cut,
+            whole_at: Some(now),
+            before: before.filter(|_| !is_missed),
+        })
+    }
+
+    /// Asks the others whether the log before had more, where it is time; answers how to go on.
+    async fn ask_about(&self, before: Before, lane: &mut Lane, epoch: Epoch) -> Option<Before> {
+        let now = Instant::now();
+        if now < before.next {
+            return Some(before);
+        }
+        let Some(span) = self.log_span(lane, epoch, Some(before)).await else {
+            return Some(before);
+        };
+        if span.was > before.upto {
+            self.missed(span.cut);
             return None;
         }
-        self.hub.follow(epoch.bits(), span.cut);
-        Some(span.cut)
+        let next = now + SETTLED / 4;
+        (now < before.last).then_some(Before { next, ..before })
+    }
+
+    /// What the log of this epoch holds, while it is the one in force.
+    async fn log_span(
+        &self,
+        lane: &mut Lane,
+        epoch: Epoch,
+        before: Option<Before>,
+    ) -> Option<LogSpan> {
+        let stamp = self.view.lock().stamp();
+        let placed = self.outbox.own.lock().placed;
+        let before = before.map(|before| {
+            let placed = placed.filter(|(of, _)| *of == before.epoch);
+            let known = placed.map_or(0, |(_, position)| position);
+            (before.epoch, known.max(before.upto))
+        });
+        let span = lane.log_span(stamp, before).await;
+        let span = self.done(self.called("log_span", span)?)?;
+        (stamp.epoch == Some(epoch)).then_some(span)
+    }
+
+    /// Tells this node's streams that messages up to this position may be missing.
+    fn missed(&self, upto: u64) {
+        tracing::warn!(
+            "messages of other nodes may have been missed: all streams are told to load anew"
+        );
+        self.hub.miss(upto);
     }
 
     fn heard(&self, epoch: Epoch, entry: &LogEntry) {
@@ -355,9 +509,11 @@ impl Shared {
                 own.heard.pop_front();
             }
         }
+        let key = entry.once.strip_prefix(KEY);
+        let mark = key.map(|key| Idempotency::new(key, &entry.event, data));
         let encode = |id| sse::message(&entry.event, &room, data, id);
-        self.hub
-            .deliver(&room, entry.position, encode, said_at(entry.position));
+        let at = said_at(entry.position);
+        self.hub.deliver(&room, entry.position, mark, encode, at);
     }
 }
 
@@ -378,4 +534,45 @@ fn said_at(position: u64) -> Instant {
         .unwrap_or_default();
     let age = unix.saturating_sub(said);
     now.checked_sub(age).unwrap_or(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ordered(duplicate: bool) -> Ordered {
+        Ordered::Ordered {
+            position: 1,
+            duplicate,
+        }
+    }
+
+    #[test]
+    fn a_number_is_remembered_only_where_the_log_brings_it_back() {
+        for (once, fate, comes_back) in [
+            ("key:k", ordered(false), true),
+            ("key:k", ordered(true), false),
+            ("key:k", Ordered::Conflict, false),
+            // Its own entry, the reply to which was lost.
+            ("from:1:7", ordered(true), true),
+        ] {
+            let message = Outgoing {
+                room: RoomId::parse("blog:1").unwrap(),
+                event: "message".to_owned(),
+                data: "1".to_owned(),
+                once: once.to_owned(),
+                digest: [0; 32],
+                number: 7,
+            };
+            let mut own = Own {
+                delivered: HashSet::from([7]),
+                bytes: 1,
+                ..Own::default()
+            };
+            own.queue.push_back(message);
+            own.appended(fate);
+            assert_eq!(own.delivered.contains(&7), comes_back, "{once} {fate:?}");
+            assert_eq!((own.queue.len(), own.bytes), (0, 0));
+        }
+    }
 }

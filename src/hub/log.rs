@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use aws_lc_rs::digest::{SHA256, digest};
 use tokio::time::Instant;
 
 use super::{Frame, RoomKey, room::Rooms};
@@ -28,7 +29,7 @@ const OVERHEAD: usize = 96;
 /// What a room costs that is kept for its messages alone: measured, 878 bytes with one message.
 const ROOM_OVERHEAD: usize = 700;
 /// What keeping an idempotency key costs beside twice its bytes.
-const KEY_OVERHEAD: usize = 120;
+const KEY_OVERHEAD: usize = 130;
 
 /// A place in the order of all messages; 0 is before the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,6 +72,21 @@ pub struct Idempotency {
     pub digest: [u8; 32],
 }
 
+impl Idempotency {
+    /// Marks what is published under this key.
+    #[must_use]
+    pub fn new(key: &str, event: &str, data: &str) -> Self {
+        // No event name holds a line break, so the two cannot run into each other.
+        let said = format!("{event}\n{data}");
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest(&SHA256, said.as_bytes()).as_ref());
+        Self {
+            key: key.into(),
+            digest: bytes,
+        }
+    }
+}
+
 /// What became of a publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Published {
@@ -102,7 +118,7 @@ impl Message {
 pub(super) struct RoomLog {
     ring: VecDeque<Message>,
     bytes: usize,
-    keys: HashMap<Box<str>, ([u8; 32], u64)>,
+    keys: HashMap<Box<str>, ([u8; 32], Position)>,
     /// The keys by age, oldest first.
     aging: VecDeque<(u64, Box<str>)>,
 }
@@ -133,20 +149,24 @@ impl RoomLog {
     }
 
     /// Answers the place of the key's message, if the key is known.
-    fn recall(&self, mark: &Idempotency) -> Option<Result<u64, Conflict>> {
-        self.keys.get(&mark.key).map(|(digest, place)| {
+    fn recall(&self, mark: &Idempotency) -> Option<Result<Position, Conflict>> {
+        self.keys.get(&mark.key).map(|(digest, position)| {
             if *digest == mark.digest {
-                Ok(*place)
+                Ok(*position)
             } else {
                 Err(Conflict)
             }
         })
     }
 
-    /// Notes a key; answers what it costs, and what the one costs that made room for it.
-    fn remember(&mut self, mark: Idempotency, sequence: u64, place: u64) -> (usize, usize) {
+    /// Notes a key; answers what it costs, and what the one costs that made room for it or that
+    /// was noted for another message.
+    fn remember(&mut self, mark: Idempotency, sequence: u64, position: Position) -> (usize, usize) {
         let mut freed = 0;
-        if self.aging.len() == ROOM_KEYS
+        if self.keys.remove(&mark.key).is_some() {
+            self.aging.retain(|(_, key)| *key != mark.key);
+            freed = key_cost(&mark.key);
+        } else if self.aging.len() == ROOM_KEYS
             && let Some((_, oldest)) = self.aging.pop_front()
         {
             self.keys.remove(&oldest);
@@ -154,7 +174,7 @@ impl RoomLog {
         }
         let cost = key_cost(&mark.key);
         self.aging.push_back((sequence, mark.key.clone()));
-        self.keys.insert(mark.key, (mark.digest, place));
+        self.keys.insert(mark.key, (mark.digest, position));
         (cost, freed)
     }
 
@@ -307,6 +327,14 @@ impl Log {
         }
     }
 
+    /// Notes that messages up to `place` may never have come; answers the sequence that stands for
+    /// them.
+    pub(super) fn miss(&mut self, place: u64) -> u64 {
+        self.head += 1;
+        self.realign(place.max(self.place.saturating_add(1)));
+        self.head
+    }
+
     /// Bytes kept, on the whole node.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
@@ -314,6 +342,9 @@ impl Log {
 
     /// Appends a message to the room at `index`, unless its mark says that it stands there: where
     /// the cluster's order placed it, or else next in this node's own.
+    ///
+    /// In the cluster's order it was judged already by what stands there: only what this node took
+    /// by itself, or heard in another epoch, is the same message again; and there is no conflict.
     pub(super) fn append(
         &mut self,
         rooms: &mut Rooms,
@@ -330,16 +361,19 @@ impl Log {
             Box::default()
         });
         if let Some(known) = mark.as_ref().and_then(|mark| log.recall(mark)) {
-            return known.map(|place| Published {
-                position: Position {
-                    epoch,
-                    sequence: place,
-                },
-                duplicate: true,
-            });
+            let is_news = match known {
+                Ok(position) => position.epoch == epoch,
+                Err(Conflict) => true,
+            };
+            if placed.is_none() || !is_news {
+                return known.map(|position| Published {
+                    position,
+                    duplicate: true,
+                });
+            }
         }
         self.head += 1;
-        self.place = placed.unwrap_or_default().max(self.place + 1);
+        self.place = placed.unwrap_or_default().max(self.place.saturating_add(1));
         let sequence = self.head;
         let position = Position {
             epoch,
@@ -353,7 +387,7 @@ impl Log {
             frame: encode(position),
         };
         if let Some(mark) = mark {
-            let (cost, freed) = log.remember(mark, sequence, self.place);
+            let (cost, freed) = log.remember(mark, sequence, position);
             self.bytes = self.bytes + cost - freed;
         }
         log.bytes += message.cost();
@@ -361,7 +395,7 @@ impl Log {
         log.ring.push_back(message);
         while log.ring.len() > ROOM_MESSAGES || (log.bytes > ROOM_BYTES && log.ring.len() > 1) {
             let Some((gone, cost)) = log.pop() else { break };
-            room.gone = gone;
+            room.gone = room.gone.max(gone);
             self.bytes -= cost;
         }
         let key = room.key(index);
@@ -405,7 +439,7 @@ impl Log {
         if log.ring.front().is_some_and(|m| m.sequence <= sequence)
             && let Some((gone, cost)) = log.pop()
         {
-            room.gone = gone;
+            room.gone = room.gone.max(gone);
             self.bytes -= cost;
         }
         self.bytes -= log.forget_keys(sequence);

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     Conflict, Cursor, Delivery, Entry, Frame, Idempotency, Opening, Outlet, Position, Published,
-    Resume, RoomId, Seat, Word, cursor::Portion, state::State, wakes::Wakes,
+    Resume, RoomId, RoomKey, Seat, Word, cursor::Portion, state::State, wakes::Wakes,
 };
 impl State {
     /// What a new stream is told first: counts read after it was counted in, then what it missed.
@@ -161,11 +161,13 @@ impl State {
         Ok(published)
     }
 
-    /// Appends a message that the cluster's order placed, and hands it to whom it is for.
+    /// Appends a message that the cluster's order placed, and hands it to whom it is for, unless
+    /// they have had it.
     pub(super) fn deliver(
         &mut self,
         name: &RoomId,
         placed: u64,
+        mark: Option<Idempotency>,
         encode: impl FnOnce(Position) -> Frame,
         at: Instant,
         wakes: &mut Wakes,
@@ -176,10 +178,43 @@ impl State {
         };
         wakes.pulse |= self.log.bytes() == 0;
         let log = &mut self.log;
-        // Without a mark there is nothing that it could conflict with.
-        let appended = log.append(&mut self.rooms, index, None, Some(placed), encode, at);
-        if appended.is_ok() {
-            self.pass_on(index, name, self.log.head, wakes);
+        let appended = log.append(&mut self.rooms, index, mark, Some(placed), encode, at);
+        match appended {
+            Ok(published) if !published.duplicate => {
+                self.pass_on(index, name, self.log.head, wakes);
+            }
+            Ok(_) | Err(Conflict) => self.log.realign(placed),
+        }
+    }
+
+    /// Tells every stream `reset` for its rooms, since messages up to `place` may have been missed.
+    pub(super) fn miss(&mut self, place: u64, wakes: &mut Wakes) {
+        let missed = self.log.miss(place);
+        self.rooms.horizon = missed;
+        let keys: Vec<RoomKey> = self.rooms.keys().collect();
+        for key in keys {
+            let Some(room) = self.rooms.of(key) else {
+                continue;
+            };
+            room.gone = missed;
+            for shard in room.shards() {
+                // Looked up in the room's log, which has nothing but that it is gone.
+                let word = Word::Message(key, missed, None);
+                wakes.post(&self.posts[usize::from(shard)], word);
+            }
+            wakes.channels.extend(room.channel.clone());
+        }
+        for person in self.people.members_mut() {
+            person.addressed = missed;
+            for &connection in &person.connections {
+                match &self.connections.get(connection).outlet {
+                    Outlet::Inbox(inbox) => wakes.inboxes.push(Arc::clone(inbox)),
+                    Outlet::Slot(shard, slot) => {
+                        let word = Word::Personal(*slot, missed, None);
+                        wakes.post(&self.posts[usize::from(*shard)], word);
+                    }
+                }
+            }
         }
     }
 
@@ -217,5 +252,164 @@ impl State {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        hub::{ConnectionId, Hub, Identity, Inbox, Registration, Tempo, UserId},
+        sse,
+    };
+
+    fn hub() -> Hub {
+        let tempo = Tempo {
+            push_interval: Duration::from_millis(100),
+            leave_grace: Duration::ZERO,
+        };
+        Hub::new(Box::new(sse::Encoder), tempo)
+    }
+
+    fn room() -> RoomId {
+        RoomId::parse("blog:1").unwrap()
+    }
+
+    fn open(hub: &Hub, resume: Resume) -> (Registration, Arc<Inbox>, Opening) {
+        let now = Instant::now();
+        let mut registration = hub.register(Entry {
+            connection: ConnectionId::random(),
+            identity: Identity::Member(UserId::parse("7").unwrap()),
+            rooms: vec![room()],
+            watching: Vec::new(),
+            grants: None,
+            expires: now + Duration::from_hours(1),
+            since_ms: 0,
+            resume,
+            by_ticket: false,
+        });
+        let inbox = Inbox::new();
+        let opening = registration.open(&inbox, now).unwrap();
+        (registration, inbox, opening)
+    }
+
+    fn mark(key: &str, data: &str) -> Option<Idempotency> {
+        Some(Idempotency::new(key, "message", data))
+    }
+
+    fn deliver(hub: &Hub, placed: u64, mark: Option<Idempotency>) {
+        let encode = |id| sse::message("message", &room(), "1", id);
+        hub.deliver(&room(), placed, mark, encode, Instant::now());
+    }
+
+    fn publish(hub: &Hub, mark: Option<Idempotency>) -> Result<Published, Conflict> {
+        let encode = |id| sse::message("message", &room(), "1", id);
+        hub.publish(&room(), mark, encode, Instant::now())
+    }
+
+    /// How many messages, and for which rooms `reset`.
+    fn heard(due: &[Delivery]) -> (usize, Vec<String>) {
+        let messages = due.iter().filter(|d| matches!(d, Delivery::Message(_)));
+        let resets = due.iter().filter_map(|due| match due {
+            Delivery::Reset(room) => Some(room.to_string()),
+            _ => None,
+        });
+        (messages.count(), resets.collect())
+    }
+
+    #[test]
+    fn of_what_may_be_missed_open_streams_and_those_who_come_back_are_told_once() {
+        let hub = hub();
+        hub.follow(9, 0);
+        let (reader, inbox, opening) = open(&hub, Resume::Fresh);
+        let mut cursor = opening.cursor;
+        deliver(&hub, 5, None);
+        let before = hub.position();
+        let due = reader.collect(&mut cursor, &inbox);
+        assert_eq!(heard(&due), (1, Vec::new()));
+        hub.miss(8);
+        let due = reader.collect(&mut cursor, &inbox);
+        let both = ["blog:1", "user:7"].map(str::to_owned).to_vec();
+        assert_eq!(heard(&due), (0, both.clone()));
+        let (_later, _, opening) = open(&hub, Resume::After(before));
+        let resets: Vec<String> = opening.resets.iter().map(ToString::to_string).collect();
+        assert_eq!(resets, both);
+        let (_later, _, opening) = open(&hub, Resume::After(hub.position()));
+        assert_eq!(opening.resets, []);
+        // What the room drops since does not let it forget.
+        for placed in 10..200 {
+            deliver(&hub, placed, None);
+            let due = reader.collect(&mut cursor, &inbox);
+            assert_eq!(heard(&due), (1, Vec::new()));
+        }
+    }
+
+    #[test]
+    fn one_who_is_behind_is_told_that_messages_may_be_missing_though_older_ones_go() {
+        let hub = hub();
+        hub.follow(9, 0);
+        let (reader, inbox, opening) = open(&hub, Resume::Fresh);
+        let mut cursor = opening.cursor;
+        deliver(&hub, 1, None);
+        hub.miss(2);
+        for placed in 3..103 {
+            deliver(&hub, placed, None);
+        }
+        let due = reader.collect(&mut cursor, &inbox);
+        let both = ["blog:1", "user:7"].map(str::to_owned).to_vec();
+        assert_eq!(heard(&due), (100, both));
+    }
+
+    #[test]
+    fn a_key_holds_for_what_this_node_took_and_what_another_epoch_had() {
+        let hub = hub();
+        hub.follow(9, 0);
+        let (reader, inbox, opening) = open(&hub, Resume::Fresh);
+        let mut cursor = opening.cursor;
+        let mut messages = || heard(&reader.collect(&mut cursor, &inbox)).0;
+        deliver(&hub, 5, mark("a", "1"));
+        assert_eq!(messages(), 1);
+        let again = publish(&hub, mark("a", "1")).unwrap();
+        let position = Position {
+            epoch: 9,
+            sequence: 5,
+        };
+        assert_eq!((again.position, again.duplicate), (position, true));
+        assert_eq!(publish(&hub, mark("a", "2")), Err(Conflict));
+        assert_eq!(messages(), 0);
+
+        assert!(!publish(&hub, mark("b", "1")).unwrap().duplicate);
+        assert_eq!(messages(), 1);
+        deliver(&hub, 10, mark("b", "1"));
+        assert_eq!((messages(), hub.position().sequence), (0, 10));
+        // The key's time was over: so the log says, or there would be no second entry.
+        deliver(&hub, 11, mark("a", "1"));
+        assert_eq!(messages(), 1);
+        // Another message won: it is what the key stands for from now on.
+        deliver(&hub, 12, mark("b", "2"));
+        assert_eq!(messages(), 1);
+        assert_eq!(publish(&hub, mark("b", "1")), Err(Conflict));
+
+        hub.follow(10, 12);
+        deliver(&hub, 20, mark("a", "1"));
+        assert_eq!((messages(), hub.position().sequence), (0, 20));
+    }
+
+    #[test]
+    fn at_the_end_of_all_places_messages_go_on() {
+        let hub = hub();
+        hub.follow(9, 0);
+        let (reader, inbox, opening) = open(&hub, Resume::Fresh);
+        let mut cursor = opening.cursor;
+        for _ in 0..3 {
+            deliver(&hub, u64::MAX, None);
+            assert!(!publish(&hub, None).unwrap().duplicate);
+        }
+        hub.miss(u64::MAX);
+        let due = reader.collect(&mut cursor, &inbox);
+        assert_eq!(heard(&due).1.len(), 2);
+        assert_eq!(hub.position().sequence, u64::MAX);
     }
 }

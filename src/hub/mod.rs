@@ -286,15 +286,17 @@ impl Hub {
     }
 
     /// Sends a message that stands at `placed` in the order that all nodes share, as
-    /// [`Hub::publish`] does. `at` is when it was said.
+    /// [`Hub::publish`] does; what `mark` says that this node sent before its time counts as with
+    /// [`Hub::realign`]. `at` is when it was said.
     pub fn deliver(
         &self,
         room: &RoomId,
         placed: u64,
+        mark: Option<Idempotency>,
         encode: impl FnOnce(Position) -> Frame,
         at: Instant,
     ) {
-        self.step(|state, wakes| state.deliver(room, placed, encode, at, wakes));
+        self.step(|state, wakes| state.deliver(room, placed, mark, encode, at, wakes));
     }
 
     /// The position up to which this node has everything.
@@ -308,6 +310,12 @@ impl Hub {
     /// another order, and is told that something may be lost.
     pub fn realign(&self, place: u64) {
         self.0.state.lock().log.realign(place);
+    }
+
+    /// Notes that messages up to `place` in the order that all share may never have come here:
+    /// every stream is told `reset` for its rooms, and so is who comes back with a position before.
+    pub fn miss(&self, place: u64) {
+        self.step(|state, wakes| state.miss(place, wakes));
     }
 
     /// From now on messages are placed by the order `epoch`, of which this node knows what comes

@@ -150,6 +150,12 @@ impl People {
         turned
     }
 
+    /// Those known by a token, who have a personal room.
+    pub(super) fn members_mut(&mut self) -> impl Iterator<Item = &mut Person> {
+        let people = self.slab.iter_mut().map(|(_, person)| person);
+        people.filter(|person| matches!(person.identity, Identity::Member(_)))
+    }
+
     pub(super) fn get(&self, place: u32) -> &Person {
         &self.slab[place as usize]
     }

@@ -173,6 +173,56 @@ async fn an_announcement_with_numbers_that_cannot_be_bends_nothing_for_long() {
 }
 
 #[tokio::test]
+async fn whatever_id_an_entry_of_the_log_has_messages_come_and_epochs_stay() {
+    let mut cluster = Cluster::start(2).await;
+    let (a, b) = cluster.pair();
+    let mut readers = [a.join("blog:1").await, b.join("blog:1").await];
+    cluster.expect_count("blog:1", Numbers::new(2, 2, 0)).await;
+    let epoch = async || {
+        let meta = cluster.redis.call(&["HGET", "livecount:1:0:meta", "epoch"]);
+        meta.await.unwrap().text()
+    };
+    for id in [
+        "4398046511104-0",
+        "8796093022207-1048575",
+        "17592186044415-1048575",
+        "18446744073709551615-18446744073709551615",
+    ] {
+        let forged = json!(format!("forged at {id}"));
+        let log = format!("livecount:1:0:{}:log", epoch().await);
+        let mut add = vec!["XADD", &log, id, "room", "blog:1", "event", "message"];
+        let data = forged.to_string();
+        // As if it was said a while from now, so that it is not cut off at once.
+        let at = u64::from(u32::MAX) * 1_000;
+        let (at, origin) = (at.to_string(), format!("{IMPOSTOR:016x}:1"));
+        add.extend(["data", &data, "origin", &origin, "at", &at]);
+        let added = cluster.redis.call(&add).await.expect("Redis is there");
+        assert_eq!(added.text(), id);
+        for number in 0..3 {
+            let data = json!(format!("{number} behind {id}"));
+            for reader in [a, b] {
+                reader
+                    .publish("rooms/blog:1", json!({ "data": data }))
+                    .await;
+            }
+            for reader in &mut readers {
+                for _ in 0..2 {
+                    while reader.next_named("message").await.data["data"] != data {}
+                }
+            }
+        }
+        let before = epoch().await;
+        for client in [a, b] {
+            let data = json!({ "data": "again" });
+            let said = client.publish("rooms/blog:1", data).await;
+            assert!(!crate::wire::is_partial(&said), "{said}");
+        }
+        assert_eq!(epoch().await, before);
+    }
+    cluster.expect_sound();
+}
+
+#[tokio::test]
 async fn an_answer_that_cannot_be_is_no_answer() {
     let mut cluster = Cluster::start(2).await;
     let (a, _) = cluster.pair();

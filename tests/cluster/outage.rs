@@ -9,6 +9,7 @@ use crate::{
     node::Cluster,
     pace::{allow, judged},
     proxy::Weather,
+    redis::Redis,
     wire::{Client, Numbers, PATIENCE, Reader, is_partial, token},
 };
 
@@ -197,6 +198,151 @@ fn a_kick_that_was_answered_with_unavailable_is_not_done_later() {
         // One at a time is on its way, and Redis may find that one in its socket.
         assert!(left + 1 >= STREAMS, "{left} of {STREAMS} are left");
     });
+}
+
+#[tokio::test]
+async fn what_is_said_again_under_its_key_around_an_outage_is_told_once() {
+    let mut cluster = Cluster::start(2).await;
+    let (a, b) = cluster.pair();
+    let (mut near, mut far) = (a.join(ROOM).await, b.join(ROOM).await);
+    let keyed = |data: &str, key: &str| json!({ "data": data, "idempotency_key": key });
+    let first = a.publish(TO, keyed("before", "k1")).await;
+    for reader in [&mut near, &mut far] {
+        reader.expect_message(&json!("before")).await;
+    }
+    cluster.cut_off().await;
+    for client in [a, b] {
+        let again = client.publish(TO, keyed("before", "k1")).await;
+        assert_eq!(
+            (&again["id"], &again["duplicate"]),
+            (&first["id"], &json!(true))
+        );
+        let (status, answer) = client
+            .order("POST", &format!("/v1/{TO}/messages"), keyed("other", "k1"))
+            .await;
+        assert_eq!(
+            (status, &answer["code"]),
+            (409, &json!("idempotency_conflict"))
+        );
+        let during = client.publish(TO, keyed("during", "k2")).await;
+        assert_eq!(during["duplicate"], false);
+    }
+    a.publish(TO, keyed("of a", "k3")).await;
+    b.publish(TO, keyed("of b", "k3")).await;
+    for link in &cluster.links {
+        link.clear();
+    }
+    for node in &cluster.nodes {
+        node.expect_partial(false).await;
+    }
+    // Each goes behind what waits on its node.
+    for (client, said) in [(a, "end of a"), (b, "end of b")] {
+        client.publish(TO, json!({ "data": said })).await;
+    }
+    let mut told = Vec::new();
+    for reader in [&mut near, &mut far] {
+        let mut messages = Vec::new();
+        let mut ends = 0;
+        while ends < 2 {
+            let message = reader.next_named("message").await;
+            let data = message.data["data"].as_str().unwrap().to_owned();
+            ends += usize::from(data.starts_with("end"));
+            messages.push(data);
+        }
+        messages.retain(|data| !data.starts_with("end"));
+        told.push(messages);
+    }
+    // Of two messages under one key the log has one, and that is told to all.
+    let of_a = [vec!["during", "of a"], vec!["during", "of b", "of a"]];
+    let of_b = [vec!["during", "of a", "of b"], vec!["during", "of b"]];
+    assert!(told == of_a || told == of_b, "{told:?}");
+    cluster.expect_sound();
+}
+
+/// Cuts the log off behind its last entry, as scripts do five minutes later.
+async fn cut_log(redis: &Redis) {
+    const META: &str = "livecount:1:0:meta";
+    let call = async |words: &[&str]| redis.call(words).await.expect("Redis is there");
+    let log = format!(
+        "livecount:1:0:{}:log",
+        call(&["HGET", META, "epoch"]).await.text()
+    );
+    let last = call(&["XREVRANGE", &log, "+", "-", "COUNT", "1"]).await;
+    let last = last.items()[0].items()[0].text();
+    let (ms, sequence) = last.split_once('-').expect("it is an id");
+    call(&["XTRIM", &log, "MAXLEN", "0"]).await;
+    call(&["HSET", META, "cut_ms", ms, "cut_seq", sequence]).await;
+}
+
+#[tokio::test]
+async fn what_the_log_no_longer_has_when_a_node_comes_back_is_told_as_lost() {
+    let mut cluster = Cluster::start(2).await;
+    let (a, b) = cluster.pair();
+    let cut = Weather {
+        cut: true,
+        ..Weather::default()
+    };
+    let (mut near, mut far) = (a.join(ROOM).await, b.join_as(ROOM, "7").await);
+    for (number, loses_epoch) in [(1, false), (2, true)] {
+        cluster.links[1].set(cut);
+        cluster.nodes[1].expect_partial(true).await;
+        let missed = json!(format!("missed {number}"));
+        a.publish(TO, json!({ "data": missed })).await;
+        near.expect_message(&missed).await;
+        if loses_epoch {
+            cluster.redis.flush_all().await;
+        } else {
+            cut_log(&cluster.redis).await;
+        }
+        cluster.links[1].clear();
+        let mut rooms = Vec::new();
+        for _ in 0..2 {
+            let event = far.next_of(&["message", "reset"]).await;
+            assert_eq!(event.name, "reset", "{event:?}");
+            rooms.push(event.room().to_owned());
+        }
+        rooms.sort_unstable();
+        assert_eq!(rooms, [ROOM, "user:7"]);
+        for node in &cluster.nodes {
+            node.expect_partial(false).await;
+        }
+        let last = json!(format!("last {number}"));
+        a.publish(TO, json!({ "data": last })).await;
+        // Who had heard all is told nothing of the kind.
+        for reader in [&mut near, &mut far] {
+            assert_eq!(told(reader, &last).await, Some(Vec::new()));
+        }
+    }
+    cluster.expect_sound();
+}
+
+#[tokio::test]
+async fn four_mebibytes_wait_for_redis_and_no_more() {
+    const LARGE: usize = 60_000;
+    let cluster = Cluster::start(2).await;
+    let (a, b) = cluster.pair();
+    let mut far = b.join(ROOM).await;
+    cluster.cut_off().await;
+    let path = format!("/v1/{TO}/messages");
+    let text = "x".repeat(LARGE);
+    let mut taken = 0;
+    loop {
+        let (status, answer) = a.order("POST", &path, json!({ "data": text })).await;
+        if status != 202 {
+            assert_eq!((status, &answer["code"]), (503, &json!("overloaded")));
+            break;
+        }
+        taken += 1;
+    }
+    // With the quotes around each.
+    assert_eq!(taken, (4 << 20) / (LARGE + 2));
+    for link in &cluster.links {
+        link.clear();
+    }
+    for _ in 0..taken {
+        let message = far.next_named("message").await;
+        assert_eq!(message.data["data"].as_str().unwrap().len(), LARGE);
+    }
 }
 
 #[tokio::test]

@@ -15,6 +15,12 @@ use super::{
 /// Sequences within one ms that a position has room for.
 const SEQUENCE_BITS: u32 = 20;
 
+/// No position is at so many ms, in the year 2248: what says so was written by no node.
+const MOST_MS: u64 = 1 << 43;
+/// A floor at so many ms, in the year 2109, is none: above what somebody forged there must be room
+/// for messages, in every epoch to come.
+const MOST_FLOOR_MS: u64 = 1 << 42;
+
 /// A message to append.
 #[derive(Debug, Clone, Copy)]
 pub struct Publication<'a> {
@@ -29,7 +35,8 @@ pub struct Publication<'a> {
     pub once: &'a str,
     /// Digest of what was published; another under the same `once` is a conflict.
     pub digest: [u8; 32],
-    /// The highest position that the caller knows: the message gets a higher one.
+    /// The highest position that the caller knows: the message gets a higher one, unless this one
+    /// lies in the next century.
     pub floor: u64,
     /// Who published it, in the caller's words; comes back with the entry.
     pub origin: &'a str,
@@ -62,6 +69,9 @@ pub struct LogEntry {
     pub data: Bytes,
     /// Who published it.
     pub origin: String,
+    /// What made it the same message however often it was published; empty for one that is always
+    /// new, and where a node published it that did not write this down.
+    pub once: String,
 }
 
 /// A part of the log, in order.
@@ -69,6 +79,9 @@ pub struct LogEntry {
 pub struct LogPage {
     /// Where to read on: the position of the last entry, malformed ones included.
     pub upto: u64,
+    /// True where it ends with entries whose ids are no positions. They come again with the next
+    /// reading, which is not to be made at once.
+    pub stuck: bool,
     /// The messages.
     pub entries: Vec<LogEntry>,
 }
@@ -80,6 +93,8 @@ pub struct LogSpan {
     pub cut: u64,
     /// Position of the last entry appended in this epoch; 0 for none.
     pub last: u64,
+    /// The highest position in the epoch before that any caller has said it knows; 0 for none.
+    pub was: u64,
 }
 
 impl Lane {
@@ -103,38 +118,49 @@ impl Lane {
         arguments.push_bytes(publication.data);
         arguments.push_bytes(publication.origin.as_bytes());
         arguments.push(&hex(&publication.digest));
-        let (ms, sequence) = unpack(publication.floor);
+        let (ms, sequence) = match unpack(publication.floor) {
+            (MOST_FLOOR_MS.., _) => (0, 0),
+            floor => floor,
+        };
         arguments.push(&ms);
         arguments.push(&sequence);
-        arguments.push_flag(!publication.once.is_empty());
+        arguments.push_bytes(publication.once.as_bytes());
         self.call(&shared.scripts.publish, stamp, arguments, published)
             .await
     }
 
-    /// Says what the log holds.
+    /// Says what the log holds; and, where the caller followed the log of an epoch `before`, how
+    /// far it knows that one, which tells others whether they had all of it.
     ///
     /// # Errors
     ///
     /// As every call's.
-    pub async fn log_span(&mut self, stamp: Stamp) -> Result<Answer<LogSpan>, StoreError> {
+    pub async fn log_span(
+        &mut self,
+        stamp: Stamp,
+        before: Option<(Epoch, u64)>,
+    ) -> Result<Answer<LogSpan>, StoreError> {
         let shared = Arc::clone(&self.shared);
-        self.call(
-            &shared.scripts.log_span,
-            stamp,
-            Arguments::default(),
-            |reply| {
-                Ok(LogSpan {
-                    cut: position(reply)?,
-                    last: position(reply)?,
-                })
-            },
-        )
-        .await
+        let mut arguments = Arguments::default();
+        let epoch = before.map(|(epoch, _)| epoch.to_string());
+        arguments.push(&epoch.unwrap_or_default());
+        let (ms, sequence) = unpack(before.map_or(0, |(_, known)| known));
+        arguments.push(&ms);
+        arguments.push(&sequence);
+        let read = |reply: &mut Reply| {
+            Ok(LogSpan {
+                cut: position(reply)?,
+                last: position(reply)?,
+                was: position(reply)?,
+            })
+        };
+        self.call(&shared.scripts.log_span, stamp, arguments, read)
+            .await
     }
 
     /// Reads up to `count` messages after a position, waiting up to `block` for the first (zero:
-    /// not at all). An entry that is no message is passed over with a warning. For a lane of its
-    /// own, since it waits.
+    /// not at all). An entry that is no message is passed over. For a lane of its own, since it
+    /// waits.
     ///
     /// # Errors
     ///
@@ -184,7 +210,7 @@ fn unpack(position: u64) -> (u64, u64) {
 }
 
 fn pack(ms: u64, sequence: u64) -> Result<u64, StoreError> {
-    if ms >= 1 << (u64::BITS - SEQUENCE_BITS) || sequence >= 1 << SEQUENCE_BITS {
+    if ms >= MOST_MS || sequence >= 1 << SEQUENCE_BITS {
         return Err(malformed("a position that cannot be"));
     }
     Ok(ms << SEQUENCE_BITS | sequence)
@@ -210,6 +236,7 @@ fn published(reply: &mut Reply) -> Result<Published, StoreError> {
 fn log_page(value: Value, after: u64) -> Result<LogPage, StoreError> {
     let mut page = LogPage {
         upto: after,
+        stuck: false,
         entries: Vec::new(),
     };
     if value == Value::Nil {
@@ -227,7 +254,11 @@ fn log_page(value: Value, after: u64) -> Result<LogPage, StoreError> {
             .split_once('-')
             .ok_or_else(|| malformed("an id that is none"))?;
         let number = |text: &str| text.parse().map_err(|_| malformed("an id that is none"));
-        let position = pack(number(ms)?, number(sequence)?)?;
+        let Ok(position) = pack(number(ms)?, number(sequence)?) else {
+            page.stuck = true;
+            continue;
+        };
+        page.stuck = false;
         if position <= page.upto {
             return Err(StoreError::Mismatch);
         }
@@ -243,12 +274,14 @@ fn log_page(value: Value, after: u64) -> Result<LogPage, StoreError> {
 fn message(position: u64, mut entry: Reply) -> Result<LogEntry, StoreError> {
     let mut fields = entry.list()?;
     let (mut room, mut event, mut data, mut origin) = (None, None, None, None);
+    let mut once = String::new();
     while !fields.is_empty() {
         match fields.text()?.as_str() {
             "room" => room = Some(fields.text()?),
             "event" => event = Some(fields.text()?),
             "data" => data = Some(Bytes::from(fields.bytes()?)),
             "origin" => origin = Some(fields.text()?),
+            "once" => once = fields.text()?,
             _ => drop(fields.bytes()?),
         }
     }
@@ -259,5 +292,6 @@ fn message(position: u64, mut entry: Reply) -> Result<LogEntry, StoreError> {
         event: event.ok_or_else(missing)?,
         data: data.ok_or_else(missing)?,
         origin: origin.ok_or_else(missing)?,
+        once,
     })
 }

@@ -4,8 +4,8 @@ local LOG_MS = 300000
 local LOG_BYTES = 67108864
 -- What an entry costs beside its text, roughly.
 local ENTRY_BYTES = 160
--- A position has room for so many ms, and for so many sequences in one.
-local MOST_MS = 17592186044416
+-- No position is at so many ms, in the year 2248; and one has room for so many sequences in a ms.
+local MOST_MS = 8796093022208
 local SEQUENCES = 1048576
 
 -- Checks that ms and sequence make a position.

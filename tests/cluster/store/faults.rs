@@ -59,7 +59,7 @@ async fn recover(node: &mut TestNode) -> usize {
                     Answer::Done(_)
                 ),
             ];
-            node.lane.log_span(node.stamp).await?;
+            node.lane.log_span(node.stamp, None).await?;
             let log = node.lane.read_log(epoch, 0, 10, Duration::ZERO).await?;
             let totals = node
                 .lane
@@ -562,7 +562,7 @@ async fn a_user_with_the_documented_rights_can_do_everything() {
         .await;
     a.flush(&[with(room("blog:1", 0, 0), &[], &[])]).await;
     done(a.lane.blocks(a.stamp, 0, 10).await);
-    done(a.lane.log_span(a.stamp).await);
+    done(a.lane.log_span(a.stamp, None).await);
     done(a.lane.totals(a.stamp, a.me, 0, 10).await);
     a.flush(&[with(room("blog:1", 2, 1), &[member(1)], &[])])
         .await;

@@ -67,7 +67,7 @@ async fn messages_are_read_in_the_order_of_their_growing_positions() {
         })
         .collect();
     assert_eq!(read, expected);
-    assert_eq!(done(a.lane.log_span(a.stamp).await).last, after);
+    assert_eq!(done(a.lane.log_span(a.stamp, None).await).last, after);
 }
 
 #[tokio::test]
@@ -126,7 +126,8 @@ async fn a_message_published_again_keeps_its_place_and_another_is_a_conflict() {
         .read_log(a.epoch(), 0, 10, Duration::ZERO)
         .await
         .unwrap();
-    assert_eq!(log.entries.len(), 2);
+    let onces: Vec<&str> = log.entries.iter().map(|entry| &*entry.once).collect();
+    assert_eq!(onces, ["key", "key"]);
     let keys: Vec<String> = store.raw(redis::cmd("KEYS").arg("t:*:once:*")).await;
     for key in keys {
         let left: i64 = store.raw(redis::cmd("PTTL").arg(key)).await;
@@ -175,7 +176,7 @@ async fn the_log_keeps_five_minutes() {
         store.shift_clock(shift).await;
         a.lease(true).await;
     }
-    assert_eq!(done(a.lane.log_span(a.stamp).await).cut, 0);
+    assert_eq!(done(a.lane.log_span(a.stamp, None).await).cut, 0);
     let new = position(done(
         a.lane
             .publish(a.stamp, &publication("blog:1", "new", ""))
@@ -184,7 +185,7 @@ async fn the_log_keeps_five_minutes() {
     shift += 9_000;
     store.shift_clock(shift).await;
     a.lease(true).await;
-    let span = done(a.lane.log_span(a.stamp).await);
+    let span = done(a.lane.log_span(a.stamp, None).await);
     assert_eq!((span.cut, span.last), (old, new));
     let log = a
         .lane
@@ -222,7 +223,7 @@ async fn the_log_keeps_sixty_four_mebibytes() {
         .raw(redis::cmd("HGET").arg("t:1:0:meta").arg("log_bytes"))
         .await;
     assert!((63 << 20..64 << 20).contains(&bytes), "{bytes}");
-    assert!(done(a.lane.log_span(a.stamp).await).cut > 0);
+    assert!(done(a.lane.log_span(a.stamp, None).await).cut > 0);
 }
 
 #[tokio::test]
@@ -254,6 +255,97 @@ async fn an_entry_that_is_no_message_is_passed_over() {
         .await
         .unwrap();
     assert_eq!((page.upto, page.entries.len()), (5 << 20 | 2, 0));
+}
+
+#[tokio::test]
+async fn an_entry_whose_id_is_no_position_is_passed_over_with_what_is_sound_around_it() {
+    let mut store = TestStore::start().await;
+    let mut a = store.node().await;
+    let epoch = a.epoch();
+    let mut upto = 0;
+    for (id, sound) in [
+        ("5-1", true),
+        ("5-1048576", false),
+        ("6-1", true),
+        ("8796093022208-0", false),
+        ("17592186044415-1048575", false),
+        ("17592186044416-0", false),
+        ("18446744073709551615-18446744073709551615", false),
+    ] {
+        let mut add = redis::cmd("XADD");
+        add.arg(format!("t:1:0:{epoch}:log")).arg(id);
+        let fields = ["room", "blog:1", "event", "e", "data", id, "origin", "o"];
+        let _: String = store.raw(add.arg(&fields)).await;
+        let page = a.lane.read_log(epoch, upto, 10, Duration::ZERO).await;
+        let page = page.unwrap();
+        let said: Vec<&[u8]> = page.entries.iter().map(|entry| &*entry.data).collect();
+        let expected = sound.then_some(id.as_bytes());
+        assert!(said.iter().copied().eq(expected), "{id}");
+        assert_eq!(page.stuck, !sound, "{id}");
+        upto = page.upto;
+    }
+    assert_eq!(upto, 6 << 20 | 1);
+}
+
+#[tokio::test]
+async fn a_position_that_cannot_be_bends_no_message_and_no_epoch() {
+    let store = TestStore::start().await;
+    let mut a = store.node().await;
+    let mut last = 0;
+    for floor in [
+        u64::MAX,
+        (1 << 63) - 1,
+        (1 << 63) - (1 << 20),
+        (1 << 62) + 5,
+        (1 << 62) - 1,
+        u64::MAX,
+    ] {
+        let far = Publication {
+            floor,
+            ..publication("blog:1", "x", "")
+        };
+        let next = position(done(a.lane.publish(a.stamp, &far).await));
+        assert!(next > last && next < 1 << 63, "{floor:x} {next:x}");
+        last = next;
+    }
+    let page = a.lane.read_log(a.epoch(), 0, 10, Duration::ZERO).await;
+    assert_eq!(page.unwrap().entries.len(), 6);
+}
+
+#[tokio::test]
+async fn how_far_the_log_of_an_epoch_before_went_is_known_by_who_knew_most_of_it() {
+    let store = TestStore::start().await;
+    let (mut a, mut b) = (store.node().await, store.node().await);
+    let [one, other] = [1, 2].map(|number| format!("{number:016x}").parse().unwrap());
+    let at = |ms: u64, sequence: u64| ms << 20 | sequence;
+    for (epoch, known, was) in [
+        (one, at(5, 9), at(5, 9)),
+        (one, at(5, 8), at(5, 9)),
+        (one, at(4, 11), at(5, 9)),
+        (one, at(5, 10), at(5, 10)),
+        (other, at(3, 1), at(3, 1)),
+        (one, at(6, 0), at(6, 0)),
+        (other, 0, at(3, 1)),
+    ] {
+        for node in [&mut a, &mut b] {
+            let span = node.lane.log_span(node.stamp, Some((epoch, known)));
+            assert_eq!(done(span.await).was, was);
+        }
+    }
+    assert_eq!(done(a.lane.log_span(a.stamp, None).await).was, 0);
+}
+
+#[tokio::test]
+async fn an_entry_of_a_node_that_writes_no_key_is_read() {
+    let mut store = TestStore::start().await;
+    let mut a = store.node().await;
+    let mut add = redis::cmd("XADD");
+    add.arg(format!("t:1:0:{}:log", a.epoch())).arg("5-1");
+    let fields = ["room", "blog:1", "event", "e", "data", "1", "origin", "o"];
+    let _: String = store.raw(add.arg(&fields).arg("at").arg(5)).await;
+    let page = a.lane.read_log(a.epoch(), 0, 10, Duration::ZERO).await;
+    let entries = page.unwrap().entries;
+    assert_eq!((&*entries[0].event, &*entries[0].once), ("e", ""));
 }
 
 #[tokio::test]
