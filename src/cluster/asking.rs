@@ -11,7 +11,7 @@ use tokio::{sync::mpsc, time::Instant};
 use super::{
     Cluster, Respond, Shared,
     asks::{Ask, Envelope, Reply},
-    store::{Channel, Incarnation},
+    store::{Channel, Incarnation, Node},
 };
 
 /// How long the others have to answer.
@@ -53,11 +53,11 @@ impl Cluster {
     /// at the first answer that `enough` is content with.
     pub async fn ask(&self, ask: Ask, enough: fn(&Reply) -> bool) -> (Vec<Reply>, bool) {
         let shared = &self.0;
-        let others = shared.nodes.lock().0.len().saturating_sub(1);
+        let mut awaited = Awaited::of(&shared.nodes.lock().0, shared.process);
         let complete = !self.is_partial();
         // With Redis away nobody would hear it.
         let near = shared.view.lock().is_near(Instant::now());
-        if others == 0 || !near {
+        if awaited.is_over() || !near {
             return (Vec::new(), complete && near);
         }
         let id = shared.questions.fetch_add(1, Ordering::Relaxed);
@@ -78,13 +78,14 @@ impl Cluster {
         }
         let deadline = Instant::now() + PATIENCE;
         let (mut replies, mut heard) = (Vec::new(), HashSet::new());
-        while heard.len() < others {
+        while !awaited.is_over() {
             let next = tokio::time::timeout_at(deadline, answers.recv()).await;
             let Ok(Some((from, reply))) = next else {
                 return (replies, false);
             };
             // One that answers twice was asked twice on the way.
             if heard.insert(from) {
+                awaited.heard(from);
                 let content = enough(&reply);
                 replies.push(reply);
                 if content {
@@ -93,6 +94,38 @@ impl Cluster {
             }
         }
         (replies, complete)
+    }
+}
+
+/// Who has not answered yet of those that hold a lease. Others may answer too: one that has just
+/// started hears questions before it is leased.
+#[derive(Debug)]
+struct Awaited {
+    processes: HashSet<Incarnation>,
+    /// Nodes that do not tell their process: anybody's answer may be theirs.
+    unnamed: usize,
+}
+
+impl Awaited {
+    /// All of these but the process that asks.
+    fn of(nodes: &[Node], me: Incarnation) -> Self {
+        let processes = nodes.iter().map(|node| node.card.process);
+        let unnamed = processes.clone().filter(Option::is_none).count();
+        let processes = processes.flatten().filter(|process| *process != me);
+        Self {
+            processes: processes.collect(),
+            unnamed,
+        }
+    }
+
+    fn heard(&mut self, from: Incarnation) {
+        if !self.processes.remove(&from) {
+            self.unnamed = self.unnamed.saturating_sub(1);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.processes.is_empty() && self.unnamed == 0
     }
 }
 
@@ -156,5 +189,59 @@ impl Shared {
                 let _ = self.called("send", sent);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::store::Card;
+
+    const ME: u64 = 1;
+
+    fn id(number: u64) -> Incarnation {
+        Incarnation::from_bits(number).unwrap()
+    }
+
+    /// Waits for leased nodes of these processes; 0 is one that does not tell its own.
+    fn awaited(processes: &[u64]) -> Awaited {
+        let node = |process: &u64| Node {
+            incarnation: Incarnation::random(),
+            card: Card {
+                name: String::new(),
+                process: Incarnation::from_bits(*process),
+                since_ms: 0,
+                connections: 0,
+                synced: true,
+            },
+            lag_ms: 0,
+        };
+        let nodes: Vec<Node> = processes.iter().map(node).collect();
+        Awaited::of(&nodes, id(ME))
+    }
+
+    #[test]
+    fn whoever_is_leased_is_waited_for_and_nobody_else() {
+        assert!(awaited(&[]).is_over());
+        assert!(awaited(&[ME]).is_over());
+        let mut two = awaited(&[ME, 2, 3]);
+        for (from, over) in [(8, false), (2, false), (9, false), (3, true)] {
+            two.heard(id(from));
+            assert_eq!(two.is_over(), over, "after {from}: {two:?}");
+        }
+        // Whoever asks may have lost its lease itself.
+        let mut one = awaited(&[2]);
+        assert!(!one.is_over());
+        one.heard(id(2));
+        assert!(one.is_over());
+    }
+
+    #[test]
+    fn a_node_that_does_not_tell_its_process_is_waited_for_too() {
+        let mut mixed = awaited(&[ME, 2, 0]);
+        mixed.heard(id(2));
+        assert!(!mixed.is_over());
+        mixed.heard(id(7));
+        assert!(mixed.is_over());
     }
 }

@@ -42,6 +42,7 @@ impl Shared {
     fn card(&self, synced: bool) -> Card {
         Card {
             name: self.name.clone(),
+            process: Some(self.process),
             since_ms: self.since_ms,
             connections: u64::from(self.hub.totals().own.connections),
             synced,

@@ -416,6 +416,7 @@ mod tests {
         };
         let card = Card {
             name: "a".to_owned(),
+            process: None,
             since_ms: 0,
             connections: 0,
             synced: true,

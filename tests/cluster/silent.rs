@@ -1,10 +1,13 @@
 //! A node that does not answer: what the others say of connections that it may hold.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::{
-    node::Cluster,
+    node::{Cluster, Node, names_of},
     pace::judged,
+    proxy::{Proxy, Trap, Weather},
     wire::{Numbers, PATIENCE, Reader, is_partial, token, until},
 };
 
@@ -113,4 +116,30 @@ fn what_a_frozen_node_may_hold_is_neither_denied_nor_left_out_in_silence() {
         assert_eq!(call("GET", &nobody).await.0, 404);
         cluster.expect_sound();
     });
+}
+
+#[tokio::test]
+async fn what_a_slow_node_holds_is_not_denied_because_one_without_a_lease_was_quicker() {
+    let mut cluster = Cluster::start(3).await;
+    let asker = cluster.nodes[0].client();
+    let held = cluster.nodes[2].client().join(ROOM).await;
+    cluster.expect_count(ROOM, Numbers::new(1, 1, 0)).await;
+    // One more, which hears questions and is never leased: only a lease has its name in it.
+    let link = Proxy::before(cluster.redis.address(), 9).await;
+    link.arm("unleased", Trap::LoseAll);
+    let unleased = Node::start("unleased", &[("redis_url", &link.url())]).await;
+    cluster.links[2].set(Weather {
+        delay: Duration::from_millis(200),
+        ..Weather::default()
+    });
+    let path = format!("/v1/connections/{}", held.connection());
+    for _ in 0..3 {
+        let (status, shown) = asker.order("GET", &path, Value::Null).await;
+        assert_eq!(status, 200, "{shown}");
+    }
+    let room = asker.read(&format!("/v1/rooms/{ROOM}/connections")).await;
+    assert_eq!(listed(&room), [held.connection()], "{room}");
+    let stats = asker.read("/v1/stats").await;
+    assert!(!names_of(&stats).contains(&unleased.name()), "{stats}");
+    cluster.expect_sound();
 }

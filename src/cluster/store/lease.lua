@@ -2,10 +2,11 @@
 -- KEYS: 13 mine and 14 ids of the node; 15 mine and 16 ids of the incarnation before it, or again
 --       its own.
 -- ARGV: 5 incarnation; 6 the incarnation that it resyncs from, or empty; 7 new: 1 makes the lease,
---       0 only renews one that runs; 8 since, ms; 9 connections; 10 synced: 1 or 0; 11 name.
+--       0 only renews one that runs; 8 since, ms; 9 connections; 10 synced: 1 or 0; 11 name;
+--       12 process, or empty.
 -- Reply: held 1 or 0; now, ms; version; number of the last batch applied; in how many ms to
 --        announce, -1 for not at all; live nodes: incarnation, ms left, synced, since,
---        connections, name, one after the other; lapsed incarnations, at most 16.
+--        connections, name, process or empty, one after the other; lapsed incarnations, at most 16.
 local MOST_LAPSED = 16
 local MOST_CUT = 200
 
@@ -20,8 +21,10 @@ return answer(function(now, meta, clock)
       synced = '1'
     end
     redis.call('HSET', LEASES, me, now + LEASE_MS)
+    -- Nodes of before the process was told take it for a part of the name.
+    local process = ARGV[12] ~= '' and '\n' .. ARGV[12] or ''
     redis.call('HSET', NODES, me,
-      synced .. ' ' .. ARGV[8] .. ' ' .. ARGV[9] .. ' ' .. ARGV[11])
+      synced .. ' ' .. ARGV[8] .. ' ' .. ARGV[9] .. ' ' .. ARGV[11] .. process)
     -- What it resyncs from stays until it has been moved; once given up it does not come back.
     if older ~= '' and whole(redis.call('HGET', LEASES, older) or 0, 'lease') > 0 then
       redis.call('HSET', LEASES, older, now + LEASE_MS)
@@ -51,7 +54,12 @@ return answer(function(now, meta, clock)
       live[#live + 1] = synced
       live[#live + 1] = whole(since, 'node')
       live[#live + 1] = whole(connections, 'node')
+      local process = string.match(name, '\n(%x+)$')
+      if is_id(process) then
+        name = string.sub(name, 1, -#process - 2)
+      end
       live[#live + 1] = name
+      live[#live + 1] = is_id(process) and process or ''
     elseif not is_id(incarnation) then
       error('malformed lease')
     elseif #lapsed < MOST_LAPSED then

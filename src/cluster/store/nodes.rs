@@ -16,6 +16,9 @@ pub(super) const LEASE_MS: u64 = 3_000;
 pub struct Card {
     /// Its name, as configured.
     pub name: String,
+    /// Its process, by which it answers questions whatever its incarnation; none of a node that
+    /// is too old to tell.
+    pub process: Option<Incarnation>,
     /// When it started, in ms since 1970.
     pub since_ms: u64,
     /// Its open streams.
@@ -83,6 +86,8 @@ impl Lane {
         arguments.push(&card.connections);
         arguments.push_flag(card.synced);
         arguments.push_bytes(card.name.as_bytes());
+        let process = card.process.map(|process| process.to_string());
+        arguments.push(&process.unwrap_or_default());
         self.call(&shared.scripts.lease, stamp, arguments, leased)
             .await
     }
@@ -146,6 +151,7 @@ fn leased(reply: &mut Reply) -> Result<Leased, StoreError> {
                 since_ms: live.number()?,
                 connections: live.number()?,
                 name: String::from_utf8_lossy(&live.bytes()?).into_owned(),
+                process: live.text()?.parse().ok(),
             },
         });
     }

@@ -11,7 +11,7 @@
 --   3 totals   hash: room -> connections unidentified identities members
 --   4 who      hash: room \n fingerprint -> number of nodes that have it
 --   5 leases   hash: incarnation -> end of its lease in script time, ms; 0 once given up
---   6 nodes    hash: incarnation -> synced since connections name
+--   6 nodes    hash: incarnation -> synced since connections name, and on a second line the process
 --   7 applied  hash: incarnation -> number of its last batch, number of that batch's first claim,
 --              how many fields its mine and members its ids then had
 --   8 changed  set: rooms to announce

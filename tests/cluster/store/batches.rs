@@ -262,6 +262,37 @@ async fn a_released_lease_is_reaped_at_once() {
 }
 
 #[tokio::test]
+async fn a_card_without_a_process_is_a_card() {
+    let mut store = TestStore::start().await;
+    let (mut a, old) = (store.node().await, store.node().await);
+    for (name, process, read) in [
+        ("7 old b", "", "7 old b"),
+        ("\\n 7", "\n00000000000000ff", "\\n 7"),
+        ("a\nb", "", "a\nb"),
+        ("", "\n00000000000000FF", "\n00000000000000FF"),
+        ("", "\nff", "\nff"),
+    ] {
+        let key = format!("t:1:0:{}:nodes", a.epoch());
+        let card = format!("1 5 6 {name}{process}");
+        let _: u64 = store
+            .raw(
+                redis::cmd("HSET")
+                    .arg(key)
+                    .arg(old.me.to_string())
+                    .arg(card),
+            )
+            .await;
+        let leased = a.lease(false).await;
+        let mut nodes = leased.nodes.iter();
+        let node = nodes.find(|node| node.incarnation == old.me).unwrap();
+        assert_eq!(node.card.name, read);
+        let known = Incarnation::from_bits(0xff).filter(|_| process.ends_with("00ff"));
+        assert_eq!(node.card.process, known, "{name:?} {process:?}");
+        assert_eq!((node.card.since_ms, node.card.connections), (5, 6));
+    }
+}
+
+#[tokio::test]
 async fn a_lease_says_who_lives_and_since_when() {
     let mut store = TestStore::start().await;
     let (mut a, mut b) = (store.node().await, store.node().await);

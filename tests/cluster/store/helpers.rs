@@ -98,6 +98,7 @@ impl TestNode {
     pub(crate) fn card() -> Card {
         Card {
             name: "node a".to_owned(),
+            process: Incarnation::from_bits(7),
             since_ms: 1,
             connections: 2,
             synced: false,
