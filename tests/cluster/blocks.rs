@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::{
     node::Cluster,
@@ -41,5 +42,30 @@ async fn a_block_whose_call_fails_is_told_again_though_nobody_comes_or_goes() {
     kick(a, "anna").await;
     expect_refused(b, "anna").await;
     assert!(!cluster.links[0].disarm(), "no call failed");
+    cluster.expect_sound();
+}
+
+#[tokio::test]
+async fn after_a_new_epoch_every_node_puts_the_blocks_back() {
+    let mut cluster = Cluster::start(2).await;
+    let (a, b) = cluster.pair();
+    kick(a, "anna").await;
+    expect_refused(b, "anna").await;
+    // Whoever made it is gone, and Redis has forgotten it.
+    cluster.nodes[0].kill();
+    cluster.redis.flush_all().await;
+    let before = Instant::now();
+    until(Duration::from_secs(3), async || {
+        let blocks = cluster.redis.call(&["KEYS", "livecount:1:0:*:blocks"]);
+        let blocks = blocks.await.expect("Redis is there");
+        let back = blocks.items().len() == 1;
+        back.then_some(()).ok_or_else(|| "no blocks".to_owned())
+    })
+    .await;
+    println!("put back after {:?}", before.elapsed());
+    cluster.add("late", &[]).await;
+    let late = cluster.nodes[2].client();
+    expect_refused(late, "anna").await;
+    cluster.nodes.remove(0);
     cluster.expect_sound();
 }

@@ -481,6 +481,63 @@ async fn a_quiet_listener_stays() {
 }
 
 #[tokio::test]
+async fn an_error_that_is_no_damage_loses_nothing_and_leaves_a_gap_that_shows() {
+    let mut store = TestStore::start().await;
+    let user = |store: &mut TestStore, rights: Vec<String>| {
+        let mut command = redis::cmd("ACL");
+        command.arg("SETUSER").arg("livecount").arg(rights);
+        let mut raw = store.raw.clone();
+        async move {
+            let () = command.query_async(&mut raw).await.expect("it is done");
+        }
+    };
+    let mut rights = vec!["on".to_owned(), ">secret".to_owned()];
+    rights.extend(documented_rights());
+    user(&mut store, rights).await;
+    let url = format!("redis://livecount:secret@127.0.0.1:{}", store.server.port());
+    let redis = Redis::new(&url, "livecount:").unwrap();
+    let mut listener = redis.listener();
+    listener.subscribe(&[Channel::Announcements]).await.unwrap();
+    let mut a = TestNode::on(&redis).await;
+    assert!(a.lease(true).await.held);
+    a.flush(&[room("blog:1", 1, 1)]).await;
+    a.announce_all().await;
+    let before = announcement(&mut listener).await;
+    tokio::time::sleep(Duration::from_millis(30)).await;
+
+    // What is announced is read, and cannot be removed from the list of what is to be announced.
+    user(&mut store, vec!["-srem".to_owned()]).await;
+    let rooms = [room("blog:1", 2, 2), room("blog:2", 1, 1)];
+    for _ in 0..2 {
+        let refused = a.try_flush(2, &rooms).await;
+        let error = refused.expect_err("a right is missing");
+        assert!(
+            matches!(error, StoreError::Away(Away::Redis(_))),
+            "{error:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+
+    user(&mut store, vec!["+srem".to_owned()]).await;
+    a.flush_as(2, &rooms).await;
+    a.announce_all().await;
+    let after = announcement(&mut listener).await;
+    assert_eq!((before.epoch, after.epoch), (a.epoch(), a.epoch()));
+    assert!(
+        after.version > before.version + 1,
+        "{} follows {}",
+        after.version,
+        before.version
+    );
+    let mut told = after.rooms.clone();
+    told.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+    let now = [("blog:1", total(2, 2, 0)), ("blog:2", total(1, 1, 0))];
+    let now = now.map(|(room, total)| (room.to_owned(), total));
+    assert_eq!(told, now);
+    assert_eq!(a.totals().await, now);
+}
+
+#[tokio::test]
 async fn a_user_with_the_documented_rights_can_do_everything() {
     let mut store = TestStore::start().await;
     let () = store
