@@ -441,8 +441,8 @@ mod tests {
         assert_eq!(began.elapsed(), Duration::from_secs(300));
 
         // A silence of all would be taken for Redis' own.
-        for _ in 0..4 {
-            sleep(Duration::from_secs(1)).await;
+        for _ in 0..8 {
+            sleep(Duration::from_millis(500)).await;
             b.announce(stamp).await.expect("Redis is there");
         }
         let leased = b.lease(stamp, other, None, &card, true).await;

@@ -79,7 +79,9 @@ async fn take_back_a_batch(cluster: &Cluster, name: &str) {
     let nodes = cluster.redis.call(&["HGETALL", &key("nodes")]).await;
     let nodes = nodes.unwrap();
     let cards = nodes.items().chunks(2);
-    let mut of_it = cards.filter(|card| card[1].text().ends_with(name));
+    // The name ends the first line.
+    let is_its = |card: &str| card.lines().next().is_some_and(|line| line.ends_with(name));
+    let mut of_it = cards.filter(|card| is_its(&card[1].text()));
     let incarnation = of_it.next().expect("it is leased")[0].text();
     let applied = ["HGET", &key("applied"), &incarnation];
     let applied = cluster.redis.call(&applied).await.unwrap().text();
