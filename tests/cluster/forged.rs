@@ -206,9 +206,13 @@ async fn whatever_id_an_entry_of_the_log_has_messages_come_and_epochs_stay() {
                     .await;
             }
             for reader in &mut readers {
-                for _ in 0..2 {
-                    while reader.next_named("message").await.data["data"] != data {}
-                }
+                let both = async {
+                    for _ in 0..2 {
+                        while reader.next_named("message").await.data["data"] != data {}
+                    }
+                };
+                let both = tokio::time::timeout(PATIENCE, both).await;
+                both.unwrap_or_else(|_| panic!("{data} does not come twice"));
             }
         }
         let before = epoch().await;
