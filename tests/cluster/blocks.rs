@@ -38,10 +38,22 @@ async fn a_block_whose_call_fails_is_told_again_though_nobody_comes_or_goes() {
     let mut cluster = Cluster::start(2).await;
     let (a, b) = cluster.pair();
     cluster.expect_count(ROOM, Numbers::default()).await;
-    cluster.links[0].arm("v:anna", Trap::Break);
+    let link = &cluster.links[0];
+    link.arm("v:anna", Trap::Break);
     kick(a, "anna").await;
+    // More often than the kick itself could be what wakes whoever tells it.
+    for failure in 1..=5 {
+        until(Duration::from_secs(2), async || {
+            let tried = !link.is_armed();
+            tried
+                .then_some(())
+                .ok_or_else(|| format!("not told a {failure}. time"))
+        })
+        .await;
+        link.arm("v:anna", Trap::Break);
+    }
+    link.disarm();
     expect_refused(b, "anna").await;
-    assert!(!cluster.links[0].disarm(), "no call failed");
     cluster.expect_sound();
 }
 

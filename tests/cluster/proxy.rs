@@ -137,6 +137,11 @@ impl Proxy {
         *self.shared.trap.lock() = Some((text.as_bytes().to_vec(), trap));
     }
 
+    /// True while a trap waits.
+    pub(crate) fn is_armed(&self) -> bool {
+        self.shared.trap.lock().is_some()
+    }
+
     /// From now on nothing happens to any request; true where a trap still waited.
     pub(crate) fn disarm(&self) -> bool {
         self.shared.trap.lock().take().is_some()
