@@ -4,6 +4,7 @@
 //! `accept`, and never with a thread.
 
 use std::{
+    collections::VecDeque,
     io,
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
@@ -14,15 +15,44 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use rustix::{
     io::Errno,
     net::{SocketFlags, acceptfrom_with},
 };
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{sync::Notify, time::Instant};
 
 /// A socket that never blocks, and who is at its other end.
 pub(super) type Arrival = (TcpStream, SocketAddr);
+
+/// Accepted connections with which nobody has begun yet. Whoever is free takes the next, so that
+/// none waits behind a slow one.
+#[derive(Debug, Default)]
+pub(super) struct Arrivals {
+    /// Behind a lock since the accepting thread adds and all doors take; held for one of these.
+    waiting: Mutex<VecDeque<Arrival>>,
+    news: Notify,
+}
+
+impl Arrivals {
+    fn add(&self, arrival: Arrival) {
+        self.waiting.lock().push_back(arrival);
+        self.news.notify_one();
+    }
+
+    /// Waits for the next one. Cancel safe.
+    pub(super) async fn next(&self) -> Arrival {
+        loop {
+            let next = self.waiting.lock().pop_front();
+            if let Some(arrival) = next {
+                return arrival;
+            }
+            // One that is added before this waits has left a permit.
+            self.news.notified().await;
+        }
+    }
+}
 
 /// Longest queue of connections that nobody accepted yet; the kernel cuts it to `somaxconn`.
 const BACKLOG: i32 = 65_535;
@@ -96,7 +126,7 @@ pub(super) struct Acceptor {
 impl Acceptor {
     pub(super) fn start(
         listener: TcpListener,
-        queues: Vec<mpsc::UnboundedSender<Arrival>>,
+        arrivals: Arc<Arrivals>,
         relieve: impl Fn() + Send + 'static,
     ) -> io::Result<Self> {
         // A listener that was handed in by a supervisor may lack what bind sets.
@@ -107,7 +137,7 @@ impl Acceptor {
         let (accepting, end) = (Arc::clone(&listener), Arc::clone(&stopping));
         let thread = thread::Builder::new()
             .name("accept".to_owned())
-            .spawn(move || accept(&accepting, &queues, &relieve, &end))?;
+            .spawn(move || accept(&accepting, &arrivals, &relieve, &end))?;
         Ok(Self {
             listener,
             stopping,
@@ -146,23 +176,12 @@ fn accept_one(listener: &TcpListener) -> io::Result<Arrival> {
     Ok((socket.into(), peer))
 }
 
-/// Accepts, and puts one connection after the other into each queue in its turn.
-fn accept(
-    listener: &TcpListener,
-    queues: &[mpsc::UnboundedSender<Arrival>],
-    relieve: &impl Fn(),
-    stopping: &AtomicBool,
-) {
+/// Accepts until it is told to stop.
+fn accept(listener: &TcpListener, arrivals: &Arrivals, relieve: &impl Fn(), stopping: &AtomicBool) {
     let mut complained: Option<Instant> = None;
-    let mut turns = queues.iter().cycle();
     while !stopping.load(Ordering::Acquire) {
         match accept_one(listener) {
-            Ok(arrival) => {
-                let queue = turns.next();
-                if queue.is_none_or(|queue| queue.send(arrival).is_err()) {
-                    return;
-                }
-            }
+            Ok(arrival) => arrivals.add(arrival),
             // The peer was gone before it was accepted: nothing is wrong here.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

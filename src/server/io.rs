@@ -107,16 +107,9 @@ impl AsyncRead for Io {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let (before, room) = (buffer.filled().len(), buffer.remaining());
+        let before = buffer.filled().len();
         let bytes = if this.taken.0.is_empty() {
-            let stream = this.socket.watched()?;
-            loop {
-                ready!(stream.poll_read_ready(cx))?;
-                match read(stream, buffer, room) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    result => break result?,
-                }
-            }
+            ready!(poll_receive(&this.socket, cx, buffer))?
         } else {
             give(&mut this.taken, buffer)
         };
@@ -143,6 +136,28 @@ fn give(taken: &mut (Vec<u8>, usize), buffer: &mut ReadBuf<'_>) -> usize {
         *taken = (Vec::new(), 0);
     }
     bytes
+}
+
+/// Reads what is there, and enters the runtime's epoll only where there is nothing: hyper gives
+/// up a connection whose unread body is not there at the first look.
+fn poll_receive(
+    socket: &Socket,
+    cx: &mut Context<'_>,
+    buffer: &mut ReadBuf<'_>,
+) -> Poll<io::Result<usize>> {
+    match socket.read_bare(buffer) {
+        Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+        Some(result) => return Poll::Ready(result),
+        None => {}
+    }
+    let (stream, room) = (socket.watched()?, buffer.remaining());
+    loop {
+        ready!(stream.poll_read_ready(cx))?;
+        match read(stream, buffer, room) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return Poll::Ready(result),
+        }
+    }
 }
 
 /// Reads once, and tells tokio that the socket is empty where less came than there was room for:
@@ -227,6 +242,8 @@ fn own_answer(bytes: &[u8], past_first_line: bool) -> Option<ApiError> {
 
 #[cfg(test)]
 mod tests {
+    use std::{io::Write, task::Waker};
+
     use super::*;
 
     #[test]
@@ -239,5 +256,34 @@ mod tests {
         assert!(own_answer(&ours, true).is_none());
         assert!(own_answer(no_content, true).is_none());
         assert!(own_answer(b"HTTP", true).is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_there_is_read_at_the_first_look() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (ours, _) = listener.accept().unwrap();
+        peer.write_all(&[b'x'; 5_000]).unwrap();
+        while ours.peek(&mut [0; 5_000]).unwrap() < 5_000 {}
+        ours.set_nonblocking(true).unwrap();
+        let socket = Arc::new(Socket::new(ours));
+        let taken = socket.take().unwrap();
+        let mut io = Io::new(Arc::clone(&socket), taken, AskedAt::default());
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut all = [0; 8_000];
+        let mut buffer = ReadBuf::new(&mut all);
+        for _ in 0..2 {
+            assert!(Pin::new(&mut io).poll_read(&mut cx, &mut buffer).is_ready());
+        }
+        assert_eq!(buffer.filled(), [b'x'; 5_000]);
+        // Now there is nothing, and whoever waits is told when there is.
+        let mut one = [0];
+        let read = std::future::poll_fn(|cx| {
+            let mut buffer = ReadBuf::new(&mut one);
+            Pin::new(&mut io).poll_read(cx, &mut buffer)
+        });
+        let (read, ()) = tokio::join!(read, async { peer.write_all(b"y").unwrap() });
+        read.unwrap();
+        assert_eq!(one, *b"y");
     }
 }

@@ -20,14 +20,15 @@ use std::{
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     thread,
 };
 
 use axum::Router;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::task::JoinSet;
 
-use self::accept::{Acceptor, Arrival};
+use self::accept::{Acceptor, Arrivals};
 pub use self::{
     accept::{accept_errors, bind},
     connection::Site,
@@ -60,12 +61,11 @@ impl Server {
         let mut doors = JoinSet::new();
         // One for each core: what a connection begins with is done at the door.
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        let queues = (0..cores).map(|_| {
-            let (queue, arrivals) = mpsc::unbounded_channel();
-            doors.spawn(serve(arrivals, site.clone()));
-            queue
-        });
-        let acceptor = Acceptor::start(listener, queues.collect(), site.relief())?;
+        let arrivals = Arc::<Arrivals>::default();
+        for _ in 0..cores {
+            doors.spawn(serve(Arc::clone(&arrivals), site.clone()));
+        }
+        let acceptor = Acceptor::start(listener, arrivals, site.relief())?;
         Ok(Self {
             acceptor,
             address,
@@ -90,12 +90,11 @@ impl Server {
 ///
 /// Nearly every connection is a stream whose request is there already and which a shard has after
 /// the first poll. That one is made right here; only who is not done then gets a task.
-async fn serve(mut arrivals: mpsc::UnboundedReceiver<Arrival>, site: Site) {
+async fn serve(arrivals: Arc<Arrivals>, site: Site) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            arrival = arrivals.recv() => {
-                let Some((socket, peer)) = arrival else { break };
+            (socket, peer) = arrivals.next() => {
                 let mut connection = Box::pin(site.clone().serve(socket, peer.ip()));
                 if poll_fn(|cx| Poll::Ready(begin(connection.as_mut(), cx))).await.is_pending() {
                     connections.spawn(connection);
@@ -103,6 +102,8 @@ async fn serve(mut arrivals: mpsc::UnboundedReceiver<Arrival>, site: Site) {
             }
             Some(_) = connections.join_next() => {}
         }
+        // As a channel would: in a storm there is always a next one.
+        tokio::task::consume_budget().await;
     }
 }
 

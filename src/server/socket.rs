@@ -6,7 +6,7 @@
 //! it again would be two system calls for nothing.
 
 use std::{
-    io::{self, Write},
+    io::{self, Read, Write},
     mem::MaybeUninit,
     net,
     sync::OnceLock,
@@ -14,7 +14,10 @@ use std::{
 
 use parking_lot::Mutex;
 use rustix::net::RecvFlags;
-use tokio::{io::Interest, net::TcpStream};
+use tokio::{
+    io::{Interest, ReadBuf},
+    net::TcpStream,
+};
 
 /// Most bytes that [`Socket::take`] takes; a browser's request for a stream has some 600.
 pub(super) const FIRST: usize = 2 << 10;
@@ -91,6 +94,14 @@ impl Socket {
             }
         });
         taken
+    }
+
+    /// Reads what has come, where the runtime does not watch the socket; else `None`.
+    pub(super) fn read_bare(&self, buffer: &mut ReadBuf<'_>) -> Option<io::Result<usize>> {
+        let bare = self.bare.lock();
+        let mut socket = bare.as_ref()?;
+        let read = socket.read(buffer.initialize_unfilled());
+        Some(read.inspect(|bytes| buffer.advance(*bytes)))
     }
 
     /// Sends what there is room for, where the runtime does not watch the socket; else `None`.
