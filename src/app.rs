@@ -68,6 +68,8 @@ pub enum Face {
 /// Why no stream is opened right now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
+    /// The connection or its viewer was thrown out, and may come back after this.
+    Blocked(Duration),
     /// The node is going down.
     Draining,
     /// A limit is met.
@@ -345,15 +347,22 @@ impl App {
     ///
     /// # Errors
     ///
-    /// When the node is going down, or a limit is met.
+    /// When its viewer was thrown out, the node is going down, or a limit is met.
     pub fn admit(&self, client: Client, ticket: &Ticket) -> Result<Places, Refusal> {
-        if self.hub().is_draining() {
+        let identity = &ticket.identity;
+        // Asked at once: each look takes the hub's lock.
+        let standing = self
+            .hub()
+            .standing(ticket.connection, identity, Instant::now());
+        if let Some(remaining) = standing.blocked {
+            return Err(Refusal::Blocked(remaining));
+        }
+        if standing.is_draining {
             return Err(Refusal::Draining);
         }
-        let returning = self.hub().is_open(ticket.connection);
         self.0
             .admission
-            .admit(client.limited(), ticket.identity.user(), returning)
+            .admit(client.limited(), identity.user(), standing.is_open)
             .map_err(Refusal::Full)
     }
 

@@ -4,7 +4,7 @@
 //! so no value here may hold a line break; names of rooms cannot, and what publishers send is
 //! freed of them in [`message`].
 
-use std::{fmt::Write, time::Duration};
+use std::{io::Write, time::Duration};
 
 use serde::Serialize;
 
@@ -100,9 +100,15 @@ pub const PING: &str = "event: ping\ndata: {}\n\n";
 
 /// Events of one stream, gathered for one write.
 #[derive(Debug, Default)]
-pub struct Text(String);
+pub struct Text(Vec<u8>);
 
 impl Text {
+    /// No events yet, with room for so many bytes.
+    #[must_use]
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self(Vec::with_capacity(bytes))
+    }
+
     /// True where nothing was added.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -112,13 +118,13 @@ impl Text {
     /// The bytes so far.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
-        self.0.as_bytes()
+        &self.0
     }
 
     /// The bytes, given away.
     #[must_use]
     pub fn into_bytes(self) -> Vec<u8> {
-        self.0.into_bytes()
+        self.0
     }
 
     /// How long an `EventSource` waits before it comes back.
@@ -159,7 +165,7 @@ impl Text {
 
     /// `ping`.
     pub fn ping(&mut self) {
-        self.0.push_str(PING);
+        self.0.extend_from_slice(PING.as_bytes());
     }
 
     /// `closed`, after the wait that its reason asks of an `EventSource`.
@@ -177,16 +183,17 @@ impl Text {
     }
 
     fn event(&mut self, name: &str, id: Option<Position>, data: &impl Serialize) {
-        // What is serialized here holds only strings and numbers, which always succeed.
-        let data = serde_json::to_string(data).unwrap_or_default();
         match id {
-            Some(id) => self.line(format_args!("event: {name}\nid: {id}\ndata: {data}\n\n")),
-            None => self.line(format_args!("event: {name}\ndata: {data}\n\n")),
+            Some(id) => self.line(format_args!("event: {name}\nid: {id}\ndata: ")),
+            None => self.line(format_args!("event: {name}\ndata: ")),
         }
+        // What is serialized here holds only strings and numbers, which always succeed.
+        let _ = serde_json::to_writer(&mut self.0, data);
+        self.0.extend_from_slice(b"\n\n");
     }
 
     fn line(&mut self, text: std::fmt::Arguments<'_>) {
-        // Writing to a String cannot fail.
+        // Writing to a Vec cannot fail.
         let _ = self.0.write_fmt(text);
     }
 }

@@ -83,9 +83,6 @@ pub async fn join(
         let permit = stream::Permit::issued(ticket, text);
         return stream::open(&app, client, permit, resume, Answer::Hard).await;
     }
-    if let Some(remaining) = app.blocked(&ticket) {
-        return Err(kicked().retry_after(remaining));
-    }
     app.admit(client, &ticket).map_err(ApiError::from)?;
     let asked = ticket.rooms.iter().chain(&ticket.watching);
     let joined = Joined {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::{
     body::Body,
     extract::{FromRequest, FromRequestParts, Request, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    http::{HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use tokio::time::Instant;
@@ -81,13 +81,12 @@ impl Permit {
 pub async fn stream(
     State(app): State<App>,
     client: Client,
-    method: Method,
-    headers: HeaderMap,
     query: Query,
     request: Request,
 ) -> Result<Response, ApiError> {
     let request = without_body(request, &app).await?;
-    let resume = request::resume(&headers, query.get("last_event_id"));
+    let resume = request::resume(request.headers(), query.get("last_event_id"));
+    let answer = Answer::to(request.method());
     let rooms = query.rooms()?;
     let permit = if let Some(text) = query.get("ticket") {
         if !rooms.is_empty() {
@@ -108,7 +107,7 @@ pub async fn stream(
         let asked = asked.permitted(&reader, app.config().max_rooms_per_connection)?;
         Permit::new(&app, new_ticket(&app, &reader, viewer, asked))?
     };
-    open(&app, client, permit, resume, Answer::to(&method)).await
+    open(&app, client, permit, resume, answer).await
 }
 
 /// `GET /v1/watch`: a stream of counts whose reader is not counted.
@@ -119,18 +118,17 @@ pub async fn stream(
 pub async fn watch(
     State(app): State<App>,
     client: Client,
-    method: Method,
-    headers: HeaderMap,
     query: Query,
     reader: Reader,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let resume = request::resume(&headers, query.get("last_event_id"));
-    without_body(request, &app).await?;
+    let request = without_body(request, &app).await?;
+    let resume = request::resume(request.headers(), query.get("last_event_id"));
+    let answer = Answer::to(request.method());
     let asked = Asked::of(Vec::new(), query.rooms()?);
     let asked = asked.permitted(&reader, app.config().max_rooms_per_connection)?;
     let permit = Permit::new(&app, new_ticket(&app, &reader, None, asked))?;
-    open(&app, client, permit, resume, Answer::to(&method)).await
+    open(&app, client, permit, resume, answer).await
 }
 
 /// Reads a body, which means nothing in a `GET` (RFC 9110, section 9.3.1), to its end: what is left
@@ -161,16 +159,13 @@ pub(super) async fn open(
         text,
         redeemed,
     } = permit;
-    if let Some(remaining) = app.blocked(&ticket) {
-        return match answer {
-            Answer::Hard => Err(kicked().retry_after(remaining)),
-            Answer::Soft | Answer::Head => Ok(StatusCode::NO_CONTENT.into_response()),
-        };
-    }
     let admission = match (app.admit(client, &ticket), answer) {
         (Ok(_), Answer::Head) => return Ok(head(Body::empty())),
         (Ok(places), Answer::Hard | Answer::Soft) => places,
         (Err(refusal), Answer::Hard) => return Err(refusal.into()),
+        (Err(Refusal::Blocked(_)), Answer::Soft | Answer::Head) => {
+            return Ok(StatusCode::NO_CONTENT.into_response());
+        }
         (Err(refusal), Answer::Soft | Answer::Head) => {
             // Kept open, the connection would hold a descriptor just when there are few.
             let mut response = head(Body::from(sse::refusal(refusal.reason())));
@@ -231,6 +226,7 @@ impl Refusal {
     /// What a soft refusal says.
     fn reason(self) -> Reason {
         match self {
+            Self::Blocked(_) => Reason::Kicked,
             Self::Draining => Reason::Shutdown,
             Self::Full(_) => Reason::Overloaded,
         }
@@ -241,6 +237,7 @@ impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         use crate::server::admission::Full;
         let (code, detail) = match refusal {
+            Refusal::Blocked(remaining) => return kicked().retry_after(remaining),
             Refusal::Draining => (Code::Shutdown, "The node is going down; try again."),
             Refusal::Full(Full::Node) => (
                 Code::Overloaded,

@@ -178,7 +178,9 @@ impl TicketKeys {
         let mut bytes = record_bytes(ticket).ok_or(TooLarge)?;
         let key = self.0.first().ok_or(TooLarge)?;
         bytes.extend_from_slice(hmac::sign(key, &bytes).as_ref());
-        let mut text = String::from(PREFIX);
+        let encoded = base64::encoded_len(bytes.len(), false).ok_or(TooLarge)?;
+        let mut text = String::with_capacity(PREFIX.len() + encoded);
+        text.push_str(PREFIX);
         BASE64_URL_SAFE_NO_PAD.encode_string(&bytes, &mut text);
         if text.len() > MAX_CHARS {
             return Err(TooLarge);
@@ -233,7 +235,8 @@ fn record_bytes(ticket: &Ticket) -> Option<Vec<u8>> {
             .as_ref()
             .map(|grants| grants.iter().map(Into::into).collect()),
     };
-    postcard::to_allocvec(&record).ok()
+    // Room for one name or two, and for the tag.
+    postcard::to_extend(&record, Vec::with_capacity(160)).ok()
 }
 
 /// Everything is parsed again although it is signed: a key that leaked elsewhere must not make

@@ -15,7 +15,20 @@ const LONGEST: Duration = Duration::from_hours(24);
 /// Blocks told or read in one call.
 const PAGE: usize = 500;
 
+/// Most blocks that wait to be told: as many as the hub keeps.
+const MOST: usize = 100_000;
+
 impl Shared {
+    /// Takes the blocks made here to those that are to be told. Where more wait than there can be
+    /// in force, those in force do instead.
+    pub(super) fn take_blocks(&self) {
+        let mut blocks = self.blocks.lock();
+        blocks.extend(self.hub.take_blocks());
+        if blocks.len() > MOST {
+            *blocks = self.hub.blocks();
+        }
+    }
+
     /// Tells Redis, and by it the others, the blocks made here.
     pub(super) async fn send_blocks(&self, lane: &mut Lane) -> Option<()> {
         {

@@ -54,7 +54,8 @@ impl Shared {
                 let view = self.view.lock();
                 view.resync || view.telling
             };
-            if !waiting && frozen.is_none() && !self.hub.has_parts() && announce_at.is_none() {
+            let untold = !self.blocks.lock().is_empty() || self.hub.has_parts();
+            if !waiting && frozen.is_none() && !untold && announce_at.is_none() {
                 tokio::select! {
                     () = self.hub.shared() => {}
                     () = self.retell.notified() => {}
@@ -159,6 +160,8 @@ impl Shared {
             Some(Flushed::Resync) => {
                 tracing::warn!("this node's lease or a batch was lost: telling all numbers anew");
                 self.view.lock().resync = true;
+                // Its claims are made again when the resync begins.
+                return Some(());
             }
             // Another epoch is in force, and the view has turned to it.
             None => {}
@@ -174,7 +177,7 @@ impl Shared {
         }
         let claims = self.hub.take_opened(CLAIMS);
         let parts = self.hub.take_parts(ROOMS, MOVES, view.next_batch());
-        self.blocks.lock().extend(self.hub.take_blocks());
+        self.take_blocks();
         let done = !self.hub.has_parts();
         view.freeze(parts, claims, done)
     }
@@ -294,15 +297,18 @@ impl Shared {
         let mut cursor = 0;
         let mut first = None;
         let mut seen: HashSet<Place> = HashSet::new();
+        let (epoch, me) = {
+            let view = self.view.lock();
+            (view.epoch(), view.me)
+        };
         loop {
-            let (stamp, me) = {
-                let view = self.view.lock();
-                (view.stamp(), view.me)
-            };
+            let stamp = self.view.lock().stamp();
             let answer = lane.totals(stamp, me, cursor, PAGE).await;
             let page = self.done(self.called("totals", answer)?)?;
             let mut view = self.view.lock();
-            if view.epoch() != stamp.epoch || view.me != me {
+            // Versions of one epoch and batches of one incarnation say nothing of another's, also
+            // where it began between two pages.
+            if view.epoch() != epoch || view.me != me {
                 return None;
             }
             let (version, applied) = *first.get_or_insert((page.version, page.applied));

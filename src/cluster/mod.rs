@@ -14,6 +14,8 @@ mod messages;
 mod minutes;
 pub mod store;
 mod view;
+#[cfg(test)]
+mod view_tests;
 
 use std::{
     collections::HashMap,
@@ -172,6 +174,8 @@ impl Cluster {
             resyncs: AtomicU64::new(0),
         }));
         hub.share(fingerprints);
+        // Everything is told when Redis is met; until then a list of changes would know no bound.
+        hub.stop_sharing();
         // Until the others' numbers are here, whoever asks is told that they are missing.
         hub.set_partial(true, &|_| Duration::ZERO, Instant::now());
         let shared = &cluster.0;
@@ -302,4 +306,77 @@ async fn pause(most: Duration) {
     let millis = u64::try_from(most.as_millis()).unwrap_or(u64::MAX).max(2);
     let wait = rand::random_range(millis / 2..=millis);
     tokio::time::sleep(Duration::from_millis(wait)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        hub::{
+            ConnectionId, Entry, Fingerprint, Identity, Inbox, Registration, Resume, RoomId, Tempo,
+        },
+        sse::Encoder,
+    };
+
+    struct Nameless;
+
+    impl Fingerprints for Nameless {
+        fn identity(&self, _: &Identity) -> Option<Fingerprint> {
+            None
+        }
+
+        fn connection(&self, _: ConnectionId) -> Fingerprint {
+            Fingerprint::default()
+        }
+    }
+
+    fn visit(hub: &Hub, room: &str) -> Registration {
+        let now = Instant::now();
+        let mut registration = hub.register(Entry {
+            connection: ConnectionId::random(),
+            identity: Identity::Connection,
+            rooms: vec![RoomId::parse(room).unwrap()],
+            watching: Vec::new(),
+            grants: None,
+            expires: now + Duration::from_hours(1),
+            since_ms: 0,
+            resume: Resume::Fresh,
+            by_ticket: true,
+        });
+        registration.open(&Inbox::new(), now).unwrap();
+        registration
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_never_met_redis_keeps_no_list_of_what_it_would_tell() {
+        let tempo = Tempo {
+            push_interval: Duration::from_millis(100),
+            leave_grace: Duration::ZERO,
+        };
+        let hub = Hub::new(Box::new(Encoder), tempo);
+        let nobodys = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("redis://{}", nobodys.local_addr().unwrap());
+        drop(nobodys);
+        let membership = Membership {
+            url: &url,
+            prefix: "livecount:",
+            name: "alone",
+            since_ms: 0,
+            history: None,
+        };
+        let respond = Box::new(|_| Reply::Unknown);
+        let joined = Cluster::join(&hub, membership, Box::new(Nameless), respond).await;
+        let (cluster, tasks) = joined.unwrap();
+        for number in 0..10_000 {
+            drop(visit(&hub, &format!("blog:{number}")));
+        }
+        assert!(!hub.has_parts());
+        // Once it is met, whoever is here then is told.
+        let stays = visit(&hub, "blog:1");
+        hub.share_all([], Instant::now());
+        let parts = hub.take_parts(10, 10, 1);
+        assert_eq!(parts.len(), 2, "{parts:?}");
+        assert!(cluster.is_partial());
+        drop((stays, tasks));
+    }
 }

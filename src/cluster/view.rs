@@ -75,12 +75,14 @@ impl Known {
         self.sent.drain(..newest.unwrap_or(0));
     }
 
-    fn is_blank(&self) -> bool {
+    /// True where forgetting all of it changes nothing, now that numbers hold this node's batches
+    /// up to `applied`.
+    fn is_blank(&self, applied: u64) -> bool {
         let nothing = self
             .sent
             .iter()
             .all(|(_, share)| *share == Share::default());
-        let settled = self.settled_at != u64::MAX && self.sent.len() < 2;
+        let settled = self.settled_at <= applied && self.sent.len() < 2;
         self.others == Occupancy::default() && nothing && settled
     }
 }
@@ -120,8 +122,6 @@ pub(super) struct View {
     acknowledged: u64,
     /// The newest own batch in the announced numbers.
     applied: u64,
-    /// The version at which totals were last read, and the newest own batch in them.
-    read_at: (u64, u64),
     /// The version that the last lease's answer told.
     leased_version: u64,
     known: HashMap<Place, Known>,
@@ -141,12 +141,15 @@ pub(super) struct View {
     pub(super) claims_seen: u64,
     /// Own claims of the last seconds: with their number, once acknowledged, and since when.
     recent: HashMap<ConnectionId, (Option<u64>, Instant)>,
+    /// The newest own claim that was acknowledged.
+    numbered: u64,
     /// Redis' clock ahead of this node's, in milliseconds.
     clock_ahead: i64,
     /// The newest announcement heard.
     heard: u64,
-    /// True from a missing announcement until it is known again which own batches are announced.
-    unsure: bool,
+    /// The newest announcement that is missing, until it is known again which own batches are
+    /// announced.
+    missing: Option<u64>,
     /// True while totals are being read.
     reading: bool,
     /// True once all totals of this epoch were read.
@@ -175,7 +178,6 @@ impl View {
             next_batch: 1,
             acknowledged: 0,
             applied: 0,
-            read_at: (0, 0),
             leased_version: 0,
             known: HashMap::new(),
             held: None,
@@ -187,9 +189,10 @@ impl View {
             last_heard: None,
             claims_seen: 0,
             recent: HashMap::new(),
+            numbered: 0,
             clock_ahead: 0,
             heard: 0,
-            unsure: false,
+            missing: None,
             reading: false,
             current: false,
             past_epochs: VecDeque::new(),
@@ -265,16 +268,17 @@ impl View {
         }
         self.version = version;
         self.heard = version;
-        self.unsure = false;
+        self.missing = None;
         self.current = false;
         self.claim_again = before.is_some();
         self.resync = true;
         self.reload = true;
         self.older = None;
         self.claims_seen = 0;
+        self.numbered = 0;
         self.next_batch = 1;
         self.acknowledged = 0;
-        self.read_at = (0, 0);
+        self.applied = 0;
         self.leased_version = 0;
         self.block_again = true;
         if before.is_none() {
@@ -348,10 +352,10 @@ impl View {
         self.held.is_some()
     }
 
-    /// The incarnation whose entries a resync would take over: the one that told something in
+    /// The incarnation whose entries a resync would take over: the last one that told something in
     /// this epoch.
     pub(super) fn predecessor(&self) -> Option<Incarnation> {
-        (self.next_batch > 1).then_some(self.me)
+        (self.next_batch > 1).then_some(self.me).or(self.older)
     }
 
     /// Begins to tell everything under a new incarnation; answers the places of which something
@@ -362,11 +366,15 @@ impl View {
         self.past.push_front(self.me);
         self.past.truncate(PAST);
         self.me = me;
+        // What was never told is told by a batch to come, or is not open any more.
+        self.recent.retain(|_, (number, _)| number.is_some());
         self.next_batch = 1;
         self.acknowledged = 0;
         self.applied = 0;
         self.resync = false;
         self.telling = true;
+        // Those that were not acknowledged are made again where the stream is still open.
+        self.recent.retain(|_, (number, _)| number.is_some());
         let mut places = Vec::new();
         for (place, known) in &mut self.known {
             let unsettled = known.settled_at == u64::MAX;
@@ -393,23 +401,7 @@ impl View {
         self.recent.extend(waiting);
         let mut rooms = Vec::with_capacity(parts.len());
         for part in parts {
-            let known = self.known.entry(part.room.clone()).or_default();
-            let of = |list: &[Fingerprint]| {
-                let members = list.iter().filter(|name| name[0] == MEMBER).count();
-                (number_of(list.len()), number_of(members))
-            };
-            let ((came, members_came), (went, members_went)) = (of(&part.came), of(&part.went));
-            known.named = (known.named + came).saturating_sub(went);
-            known.members = (known.members + members_came).saturating_sub(members_went);
-            if known.settled_at == u64::MAX && part.whole {
-                known.settled_at = number;
-            }
-            let share = Share {
-                connections: part.connections,
-                viewers: part.unidentified + known.named,
-                members: known.members,
-            };
-            known.sent.push((number, share));
+            self.note_share(number, &part);
             rooms.push(RoomChange {
                 room: name(&part.room),
                 connections: part.connections,
@@ -423,6 +415,37 @@ impl View {
             rooms,
             claims,
             done: done && self.telling,
+        }
+    }
+
+    /// Notes this node's share in a room as a batch says it.
+    fn note_share(&mut self, number: u64, part: &Part) {
+        if part.room.as_ref().is_some_and(RoomId::is_personal) {
+            // Nothing of it is announced, and so nothing would ever be taken off.
+            return;
+        }
+        let known = self.known.entry(part.room.clone()).or_default();
+        let of = |list: &[Fingerprint]| {
+            let members = list.iter().filter(|name| name[0] == MEMBER).count();
+            (number_of(list.len()), number_of(members))
+        };
+        let ((came, members_came), (went, members_went)) = (of(&part.came), of(&part.went));
+        known.named = (known.named + came).saturating_sub(went);
+        known.members = (known.members + members_came).saturating_sub(members_went);
+        if known.settled_at == u64::MAX && part.whole {
+            known.settled_at = number;
+        }
+        let share = Share {
+            connections: part.connections,
+            viewers: part.unidentified + known.named,
+            members: known.members,
+        };
+        // Where nothing changed nothing may be announced, and what is noted would stay for ever.
+        if known.sent.last().is_none_or(|(_, last)| *last != share) {
+            known.sent.push((number, share));
+        }
+        if !self.reading && known.is_blank(self.applied) {
+            self.known.remove(&part.room);
         }
     }
 
@@ -451,6 +474,7 @@ impl View {
     /// Notes that a batch is in Redis.
     pub(super) fn acknowledge(&mut self, frozen: &Frozen, first_claim: u64) {
         for (number, (id, _)) in (first_claim..).zip(&frozen.claims) {
+            self.numbered = number;
             if let Some((claim, _)) = self.recent.get_mut(id) {
                 *claim = Some(number);
             }
@@ -489,21 +513,19 @@ impl View {
             self.reload |= announcement.version < self.heard;
             return (nothing.0, taken);
         }
-        let gap = announcement.version > self.heard + 1;
+        if announcement.version > self.heard + 1 {
+            self.missing = Some(announcement.version - 1);
+            self.reload = true;
+        }
         self.heard = announcement.version;
         self.version = self.version.max(announcement.version);
-        self.unsure |= gap;
-        self.reload |= gap;
         let listed = announcement.applied.iter().find(|(who, _)| *who == self.me);
         if let Some((_, batch)) = listed {
             self.applied = self.applied.max(*batch);
-        } else if self.unsure {
+        } else if self.missing.is_some() {
             // Which of this node's batches these totals hold was said by one that is missing.
             self.reload = true;
             return (nothing.0, taken);
-        } else if announcement.version > self.read_at.0 {
-            // Nothing of this node came in since the totals were read.
-            self.applied = self.applied.max(self.read_at.1);
         }
         let applied = self.applied;
         let rooms = announcement.rooms.iter();
@@ -525,7 +547,9 @@ impl View {
                 Some(2..) => self.reload = true,
                 Some(0) | None => {}
             }
-            if claim.holder != self.me && !self.past.contains(&claim.holder) {
+            if claim.holder == self.me {
+                self.note_claim(claim);
+            } else if !self.past.contains(&claim.holder) {
                 taken.push(self.read_claim(claim));
             }
         }
@@ -540,13 +564,21 @@ impl View {
         self.claimed(claims)
     }
 
+    /// Notes the number of an own claim that is heard before its batch is acknowledged: what
+    /// follows it came after it.
+    fn note_claim(&mut self, claim: &Claim) {
+        let (id, _) = opened(claim);
+        if claim.number > self.numbered
+            && let Some((number, _)) = self.recent.get_mut(&id)
+        {
+            *number = Some(claim.number);
+        }
+    }
+
     fn read_claim(&self, claim: &Claim) -> Taken {
-        let (id, since) = claim.connection.split_at(16);
-        let id = id.try_into().map(u128::from_be_bytes).unwrap_or_default();
-        let since = since.try_into().map(u64::from_be_bytes).unwrap_or_default();
-        let id = ConnectionId::from_bits(id);
+        let (id, since) = opened(claim);
         let since = since.saturating_add_signed(self.clock_ahead.saturating_neg());
-        // One that is not acknowledged yet will be told after this one.
+        // One that is neither acknowledged nor heard yet will be told after this one.
         let ours = self.recent.get(&id);
         let after = ours.map(|(ours, _)| ours.is_some_and(|ours| ours < claim.number));
         (id, since, after)
@@ -591,11 +623,15 @@ impl View {
                 news.push((place.clone(), known.others));
             }
         }
-        self.known.retain(|_, known| !known.is_blank());
+        self.known.retain(|_, known| {
+            known.forget_before(applied);
+            !known.is_blank(applied)
+        });
         self.version = self.version.max(version);
-        self.read_at = (version, applied);
+        self.applied = self.applied.max(applied);
         self.heard = self.heard.max(version);
-        self.unsure = false;
+        // One that was found missing since the reading began may say more than was read.
+        self.missing = self.missing.filter(|missing| *missing > version);
         self.reading = false;
         self.current = true;
         self.shown(news)
@@ -614,10 +650,6 @@ impl View {
             // What is no room's name is nobody's: somebody else wrote it.
             name => Some(RoomId::parse(name).ok()?),
         };
-        if announced && version <= self.read_at.0 && !self.known.contains_key(&place) {
-            // Late: when the totals were read, nobody was there any more.
-            return None;
-        }
         let known = self.known.entry(place.clone()).or_default();
         // A reading at a version may hold more than the announcement of that version.
         let newer = if announced {
@@ -640,11 +672,18 @@ impl View {
             partial: false,
         };
         known.others = others;
-        if known.is_blank() {
+        // A page on its way may be older, and must find that something newer is known.
+        if !self.reading && known.is_blank(applied) {
             self.known.remove(&place);
         }
         // Told though it is what was known: what this node waits for may be in it now.
         self.shown(vec![(place, others)]).pop()
+    }
+
+    /// Of how many places and of how many own claims something is kept.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> (usize, usize) {
+        (self.known.len(), self.recent.len())
     }
 
     /// What is shown in the place of these numbers while those of an epoch before are held.
@@ -658,6 +697,14 @@ impl View {
         }
         news
     }
+}
+
+/// Which connection a claim is of, and when its stream was opened, in milliseconds of Redis' time.
+fn opened(claim: &Claim) -> Opening {
+    let (id, since) = claim.connection.split_at(16);
+    let id = id.try_into().map(u128::from_be_bytes).unwrap_or_default();
+    let since = since.try_into().map(u64::from_be_bytes).unwrap_or_default();
+    (ConnectionId::from_bits(id), since)
 }
 
 fn higher(one: Occupancy, other: Occupancy) -> Occupancy {

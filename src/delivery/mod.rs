@@ -111,7 +111,8 @@ impl Welcome {
             expires_in: sse::whole_seconds(expires.duration_since(now)),
             heartbeat: sse::whole_seconds(heartbeat),
         };
-        let mut text = Text::default();
+        // Names and ids fit beside the ticket, which is said twice, where there are not many rooms.
+        let mut text = Text::with_capacity(512 + self.ticket.len() + self.stream_url.len());
         text.retry(sse::first_wait());
         text.connected(&connected, opening.starts_at);
         for told in &opening.counts {

@@ -14,7 +14,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use mio::{Events, Interest, Poll, Token, net::TcpStream};
 use slab::Slab;
 use tokio::time::Instant;
@@ -40,6 +39,8 @@ pub(super) const WAKER: Token = Token(usize::MAX);
 pub(super) const EVENTS: usize = 1_024;
 /// The last chunk of a body (RFC 9112, section 7.1).
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+/// Most bytes of a chunk's framing: its size, CRLF, and CRLF behind it.
+const FRAMING: usize = 16 + 2 + 2;
 /// How long a stream whose last word is on its way is still listened to, so that the close sends no
 /// RST.
 const LINGER: Duration = Duration::from_secs(1);
@@ -207,9 +208,6 @@ impl Shard {
             heartbeat,
             admission,
         } = subscription;
-        if socket.set_nonblocking(true).is_err() {
-            return;
-        }
         self.generations = self.generations.wrapping_add(1);
         let generation = self.generations;
         let entry = self.slots.vacant_entry();
@@ -245,7 +243,6 @@ impl Shard {
                 slot.personal_from = low(opening.cursor.personal_from());
                 let words = welcome.first_words(&opening, expires, heartbeat, self.now);
                 append(&mut head, chunked, &words);
-                slot.queue(head.into());
                 slot.expires = tick_after(self.start, expires);
                 slot.last_write = tick_of(self.start, self.now);
                 self.way.stats.opened(self.now.duration_since(began));
@@ -258,9 +255,19 @@ impl Shard {
                     self.head = self.head.max(until);
                     self.owe(id, until);
                 }
-                self.go_on(id);
+                self.begin(id, head);
                 self.look_at(id);
             }
+        }
+    }
+
+    /// Sends a slot its first words.
+    fn begin(&mut self, id: SlotId, words: Vec<u8>) {
+        let tick = self.tick();
+        let Some(slot) = self.slot(id) else { return };
+        match slot.send_first(words, tick) {
+            Ok(()) => self.go_on(id),
+            Err(error) => self.lose(id, error.kind()),
         }
     }
 
@@ -439,14 +446,17 @@ impl Shard {
     }
 }
 
+/// Adds what is not empty to a response, framed as [`Frame::of`] does.
 fn append(bytes: &mut Vec<u8>, chunked: bool, text: &[u8]) {
-    let frame = Frame::of(text);
-    let part: Bytes = if chunked {
-        frame.chunk().clone()
+    if chunked {
+        bytes.reserve(text.len() + FRAMING);
+        // Writing to a Vec cannot fail.
+        let _ = write!(bytes, "{:x}\r\n", text.len());
+        bytes.extend_from_slice(text);
+        bytes.extend_from_slice(b"\r\n");
     } else {
-        frame.payload()
-    };
-    bytes.extend_from_slice(&part);
+        bytes.extend_from_slice(text);
+    }
 }
 
 /// Gives an empty queue's room back where a burst left much.

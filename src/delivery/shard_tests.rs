@@ -61,6 +61,7 @@ impl Bench {
 
     /// The same in another room.
     fn adopt_in(&mut self, room: &str, socket: TcpStream) -> ConnectionId {
+        socket.set_nonblocking(true).unwrap();
         let now = Instant::now();
         let (connection, room) = (ConnectionId::random(), RoomId::parse(room).unwrap());
         let expires = now + Duration::from_secs(3_600);

@@ -25,7 +25,7 @@ use crate::hub::{Hub, Post};
 /// A stream on its way to a shard: its socket, out of hyper's hands, and what to say first.
 #[derive(Debug)]
 pub struct Arrival {
-    /// The socket.
+    /// The socket, one that does not block.
     pub socket: TcpStream,
     /// The head of the response, encoded.
     pub head: Vec<u8>,

@@ -215,6 +215,24 @@ impl Slot {
         }
     }
 
+    /// Sends its first words, before which there are none; what the kernel does not take waits.
+    ///
+    /// # Errors
+    ///
+    /// When there is nobody to send to any more.
+    pub(super) fn send_first(&mut self, words: Vec<u8>, now: Tick) -> io::Result<()> {
+        let sent = match again(|| (&self.socket).write(&words)) {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error),
+        };
+        self.last_write = now;
+        if sent < words.len() {
+            self.queue(Bytes::from(words).slice(sent..));
+        }
+        Ok(())
+    }
+
     /// Adds to what is sent before anything else.
     pub(super) fn queue(&mut self, bytes: Bytes) {
         if !bytes.is_empty() {

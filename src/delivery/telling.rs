@@ -222,6 +222,9 @@ impl Shard {
                 Sent::Taken => self.way.stats.frame(pass.frame.size()),
                 Sent::Gone(error) => self.lose(id, error),
                 Sent::Refused => {
+                    if kind == Kind::Count {
+                        self.way.stats.conflated();
+                    }
                     let place = slot.places.iter_mut().find(|place| place.room == pass.room);
                     if let Some(place) = place {
                         *place = known;

@@ -42,6 +42,7 @@ impl State {
                 self.order(index, Order::End(reason, self.log.head), wakes);
             }
             Phase::Lingering(_) => {
+                self.lingering -= 1;
                 self.connections.remove(index);
             }
             Phase::Ended => {}
@@ -98,11 +99,13 @@ impl State {
             Phase::Open if !grace.is_zero() && !self.draining => {
                 let until = now + grace;
                 self.connections.at(index).phase = Phase::Lingering(until);
+                self.lingering += 1;
                 wakes.pulse |= self.calendar.add(until, Due::Linger(index, serial));
             }
             Phase::Open => {
                 // As if it lingered for no time: told to nobody, and gone with its record.
                 self.connections.at(index).phase = Phase::Lingering(now);
+                self.lingering += 1;
                 self.count_out(index, Reason::Left, now, wakes);
             }
             Phase::Ended => {
@@ -249,7 +252,7 @@ impl State {
 mod tests {
     use super::*;
     use crate::{
-        hub::{Entry, Hub, Inbox, Registration, Resume, Tempo},
+        hub::{Entry, Fingerprint, Fingerprints, Hub, Inbox, Registration, Resume, Tempo},
         sse::Encoder,
     };
 
@@ -261,6 +264,18 @@ mod tests {
             leave_grace,
         };
         Hub::new(Box::new(Encoder), tempo)
+    }
+
+    struct Nameless;
+
+    impl Fingerprints for Nameless {
+        fn identity(&self, _: &Identity) -> Option<Fingerprint> {
+            None
+        }
+
+        fn connection(&self, _: ConnectionId) -> Fingerprint {
+            Fingerprint::default()
+        }
     }
 
     /// Opens a stream with a task of its own, which is in no room.
@@ -298,6 +313,7 @@ mod tests {
             drop(broken);
         }
         assert_eq!((due(&hub), hub.totals().held), (0, 0));
+        assert_eq!(hub.0.state.lock().lingering, 0);
     }
 
     #[test]
@@ -306,9 +322,10 @@ mod tests {
         let hub = hub(Duration::from_secs(60));
         let (_, broken) = open(&hub, now);
         drop(broken);
-        assert_eq!(due(&hub), 1);
+        assert_eq!((due(&hub), hub.0.state.lock().lingering), (1, 1));
         let _ = hub.pulse(Instant::now() + Duration::from_secs(61));
         assert_eq!((due(&hub), hub.totals().held), (0, 0));
+        assert_eq!(hub.0.state.lock().lingering, 0);
     }
 
     #[test]
@@ -337,5 +354,29 @@ mod tests {
         assert_eq!(inbox.len(), 1);
         let last = now + Duration::from_secs(999);
         assert!(matches!(inbox.pop(), Some(Order::Expires(at)) if at == last));
+    }
+
+    #[test]
+    fn blocks_that_nobody_takes_are_all_told_once_somebody_does() {
+        let now = Instant::now();
+        let hub = hub(Duration::ZERO);
+        hub.share(Box::new(Nameless));
+        let kick = Kick {
+            block: DAY,
+            permitted: &|_| true,
+            everywhere: true,
+        };
+        let kick_many = |most: usize| {
+            for _ in 0..most {
+                // Nobody has it here, and it is kept out all the same.
+                assert!(hub.kick(ConnectionId::random(), kick, now).is_err());
+            }
+        };
+        kick_many(5_000);
+        assert!(hub.has_parts());
+        assert_eq!(hub.take_blocks().len(), 5_000);
+        assert!(!hub.has_parts());
+        kick_many(1);
+        assert_eq!(hub.take_blocks().len(), 1);
     }
 }

@@ -58,7 +58,7 @@ pub use self::{
     sharing::{Fingerprint, Fingerprints, MEMBER, Part},
     terms::{
         Bounds, Change, ChangeError, ConnectionInfo, Delivery, Entry, Kick, KickError, Opening,
-        Resume, RoomList, Totals, Turnover,
+        Resume, RoomList, Standing, Totals, Turnover,
     },
 };
 use self::{state::State, wakes::Wakes};
@@ -250,6 +250,22 @@ impl Hub {
         now: Instant,
     ) -> Option<Duration> {
         self.0.state.lock().blocked(connection, identity, now)
+    }
+
+    /// What speaks for and against opening this connection's stream now.
+    #[must_use]
+    pub fn standing(
+        &self,
+        connection: ConnectionId,
+        identity: &Identity,
+        now: Instant,
+    ) -> Standing {
+        let state = self.0.state.lock();
+        Standing {
+            blocked: state.blocked(connection, identity, now),
+            is_draining: state.is_draining(),
+            is_open: state.is_open(connection),
+        }
     }
 
     /// Sends a message to everybody in a room, or to all connections of a user by the personal

@@ -52,6 +52,9 @@ pub struct Part {
 /// claims, and others by their age: the clocks of nodes are compared over the network.
 const CLOSE_MS: u64 = 1_000;
 
+/// Blocks that wait here for somebody to take them; past them all those in force are taken.
+const MOST_BLOCKED: usize = 1_000;
+
 #[derive(Debug, Default)]
 struct Change {
     /// True where everybody in the room is to be said again.
@@ -69,6 +72,8 @@ pub(super) struct Sharing {
     /// Connections opened by ticket, and still open, that no other node was told of.
     opened: HashSet<ConnectionId>,
     blocked: Vec<(Blocked, Instant)>,
+    /// True where more were made than are kept here, so that all in force are to be told.
+    blocked_many: bool,
     /// True while nothing is noted, since everything will be told again.
     paused: bool,
     /// What the others add to the service as a whole.
@@ -119,7 +124,13 @@ impl Sharing {
     }
 
     pub(super) fn note_block(&mut self, whom: Blocked, until: Instant) {
-        self.blocked.push((whom, until));
+        if self.blocked.len() >= MOST_BLOCKED {
+            self.blocked = Vec::new();
+            self.blocked_many = true;
+        }
+        if !self.blocked_many {
+            self.blocked.push((whom, until));
+        }
     }
 
     pub(super) fn note_opened(&mut self, connection: ConnectionId) {
@@ -140,6 +151,7 @@ impl State {
             order: VecDeque::new(),
             opened: HashSet::new(),
             blocked: Vec::new(),
+            blocked_many: false,
             paused: false,
             service: Occupancy::default(),
         }));
@@ -285,7 +297,8 @@ impl State {
     /// True where something waits to be taken.
     pub(super) fn has_parts(&self) -> bool {
         self.sharing.as_ref().is_some_and(|sharing| {
-            !sharing.order.is_empty() || !sharing.opened.is_empty() || !sharing.blocked.is_empty()
+            let blocked = sharing.blocked_many || !sharing.blocked.is_empty();
+            !sharing.order.is_empty() || !sharing.opened.is_empty() || blocked
         })
     }
 
@@ -376,8 +389,15 @@ impl State {
 
     /// Takes the blocks made here since they were last taken.
     pub(super) fn take_blocks(&mut self) -> Vec<(Blocked, Instant)> {
-        let blocked = self.sharing.as_mut().map(|sharing| &mut sharing.blocked);
-        blocked.map(std::mem::take).unwrap_or_default()
+        let Some(sharing) = &mut self.sharing else {
+            return Vec::new();
+        };
+        let some = std::mem::take(&mut sharing.blocked);
+        if std::mem::take(&mut sharing.blocked_many) {
+            let all = self.blocks.all();
+            return all.map(|(whom, until)| (whom.clone(), until)).collect();
+        }
+        some
     }
 
     /// Sets what the other nodes add to these rooms, by totals that hold this node's batches up

@@ -34,6 +34,8 @@ pub(super) struct State {
     pub(super) unidentified: u32,
     /// Those of them that were opened by ticket.
     pub(super) ticketed: u32,
+    /// Connections that are in [`Phase::Lingering`].
+    pub(super) lingering: u32,
     /// What is to be told to other nodes, where there are some.
     pub(super) sharing: Option<Box<Sharing>>,
     pub(super) turnover: Turnover,
@@ -55,6 +57,7 @@ impl State {
             calendar: Calendar::default(),
             unidentified: 0,
             ticketed: 0,
+            lingering: 0,
             sharing: None,
             turnover: Turnover::default(),
             posts: Vec::new(),
@@ -173,6 +176,10 @@ impl State {
     /// Drops the longest lingering connection of a person who is back in one of its rooms with a
     /// new one. Only that: any other lost tab may still come back, by its ticket to its own place.
     pub(super) fn return_of_the_lost(&mut self, index: u32, now: Instant, wakes: &mut Wakes) {
+        if self.lingering == 0 {
+            // Most services have no grace, and somebody may have thousands of streams.
+            return;
+        }
         let back = self.connections.get(index);
         let Viewer::Person { place, .. } = back.viewer else {
             return;
@@ -303,6 +310,7 @@ impl State {
             record.note_room(&room.name, room.occupancy(), now);
         }
         let Beat::Quiet(ready) = room.beat else {
+            self.turnover.conflated += 1;
             return;
         };
         if !room.has_audience() {

@@ -9,6 +9,17 @@ use super::{
     Told,
 };
 
+/// How a connection stands at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// How much longer it or its viewer is refused, if at all.
+    pub blocked: Option<Duration>,
+    /// True where nobody is let in any more.
+    pub is_draining: bool,
+    /// True where it has an open stream, whose place a new one takes.
+    pub is_open: bool,
+}
+
 /// Which counts a stream is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Counts {
@@ -152,9 +163,11 @@ pub struct Totals {
     pub turnover: Turnover,
 }
 
-/// Streams opened and ended since the start.
+/// Streams opened and ended since the start, and counts that were never told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Turnover {
+    /// Counts of rooms that a newer one replaced before any viewer was told.
+    pub conflated: u64,
     /// Opened.
     pub opened: u64,
     /// Ended, by [`Reason`] in the order of [`Reason::ALL`].

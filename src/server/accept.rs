@@ -14,10 +14,14 @@ use std::{
     time::Duration,
 };
 
+use rustix::{
+    io::Errno,
+    net::{SocketFlags, acceptfrom_with},
+};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::{sync::mpsc, time::Instant};
 
-/// A socket and who is at its other end.
+/// A socket that never blocks, and who is at its other end.
 pub(super) type Arrival = (TcpStream, SocketAddr);
 
 /// Longest queue of connections that nobody accepted yet; the kernel cuts it to `somaxconn`.
@@ -92,7 +96,7 @@ pub(super) struct Acceptor {
 impl Acceptor {
     pub(super) fn start(
         listener: TcpListener,
-        queue: mpsc::UnboundedSender<Arrival>,
+        queues: Vec<mpsc::UnboundedSender<Arrival>>,
         relieve: impl Fn() + Send + 'static,
     ) -> io::Result<Self> {
         // A listener that was handed in by a supervisor may lack what bind sets.
@@ -103,7 +107,7 @@ impl Acceptor {
         let (accepting, end) = (Arc::clone(&listener), Arc::clone(&stopping));
         let thread = thread::Builder::new()
             .name("accept".to_owned())
-            .spawn(move || accept(&accepting, &queue, &relieve, &end))?;
+            .spawn(move || accept(&accepting, &queues, &relieve, &end))?;
         Ok(Self {
             listener,
             stopping,
@@ -133,17 +137,29 @@ impl Drop for Acceptor {
     }
 }
 
+/// Waits for the next connection. Its socket is told not to block in the same call: all who use it
+/// after rely on that.
+fn accept_one(listener: &TcpListener) -> io::Result<Arrival> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (socket, peer) = acceptfrom_with(listener, flags)?;
+    let peer = peer.ok_or(Errno::AFNOSUPPORT)?.try_into()?;
+    Ok((socket.into(), peer))
+}
+
+/// Accepts, and puts one connection after the other into each queue in its turn.
 fn accept(
     listener: &TcpListener,
-    queue: &mpsc::UnboundedSender<Arrival>,
+    queues: &[mpsc::UnboundedSender<Arrival>],
     relieve: &impl Fn(),
     stopping: &AtomicBool,
 ) {
     let mut complained: Option<Instant> = None;
+    let mut turns = queues.iter().cycle();
     while !stopping.load(Ordering::Acquire) {
-        match listener.accept() {
+        match accept_one(listener) {
             Ok(arrival) => {
-                if queue.send(arrival).is_err() {
+                let queue = turns.next();
+                if queue.is_none_or(|queue| queue.send(arrival).is_err()) {
                     return;
                 }
             }

@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     io,
+    mem::MaybeUninit,
     net::{IpAddr, Shutdown},
     os::fd::AsRawFd,
     pin::Pin,
@@ -45,6 +46,7 @@ use super::{
     descriptors,
     handoff::{Aside, Asked, Handoff},
     io::{AskedAt, Io},
+    socket::Socket,
 };
 use crate::{
     api::error::{ApiError, Code},
@@ -125,7 +127,8 @@ impl Site {
     }
 
     /// Serves one connection, accepted from `peer`, to its end or until a shard has it. Dropped,
-    /// it closes the connection. Must run within a Tokio runtime with io and time.
+    /// it closes the connection. The socket must be one that does not block. Must run within a
+    /// Tokio runtime with io and time.
     pub async fn serve(self, socket: std::net::TcpStream, peer: IpAddr) {
         // Whatever fails here, the peer is gone or never was one; there is nobody to tell.
         let _ = serve(socket, peer, self).await;
@@ -155,48 +158,54 @@ impl Drop for Silent<'_> {
 
 async fn serve(socket: std::net::TcpStream, peer: IpAddr, site: Site) -> io::Result<()> {
     let deadline = Instant::now() + HEAD_TIME;
-    socket.set_nonblocking(true)?;
     let is_crowded = usize::try_from(socket.as_raw_fd()).is_ok_and(|fd| fd >= site.crowded_from);
-    let stream = Arc::new(TcpStream::from_std(socket)?);
+    let socket = Arc::new(Socket::new(socket));
     // Outside hyper until it says something: a silent socket costs no buffers.
-    let (preface, asked) = {
+    let heard = {
         let _silent = Silent::new(&site, is_crowded);
-        let since = Instant::now();
-        let mut head = std::pin::pin!(timeout_at(deadline, speaks_http2(&stream)));
-        loop {
-            tokio::select! {
-                biased;
-                head = head.as_mut() => break head??,
-                () = site.crowded.notified() => {
-                    if since.elapsed() >= SPARED {
-                        return Ok(());
+        let mut heard = Heard::default();
+        if heard.take(&socket)? {
+            heard
+        } else {
+            let since = Instant::now();
+            let mut head = std::pin::pin!(timeout_at(deadline, heard.rest(&socket)));
+            loop {
+                tokio::select! {
+                    biased;
+                    head = head.as_mut() => break head??,
+                    () = site.crowded.notified() => {
+                        if since.elapsed() >= SPARED {
+                            return Ok(());
+                        }
                     }
                 }
             }
         }
     };
-    let asked = AskedAt::at(asked);
     let parsing = Arc::clone(&site.parsing);
     let Ok(permit) = timeout_at(deadline, parsing.acquire_owned()).await? else {
         return Ok(());
     };
-    if preface {
+    let asked = AskedAt::at(heard.first.unwrap_or_else(Instant::now));
+    if heard.preface {
         drop(permit);
-        http2(&stream, peer, site.router).await;
-    } else if let Some(aside) = http1(&stream, peer, &site, permit, asked.clone()).await {
-        let began = asked.get().unwrap_or_else(Instant::now);
-        return hand_over(stream, *aside, began, &site);
+        http2(&socket, heard.taken, peer, site.router).await;
+    } else {
+        let io = Io::new(Arc::clone(&socket), heard.taken, asked.clone());
+        if let Some(aside) = http1(io, &socket, peer, &site, permit, is_crowded).await {
+            let began = asked.get().unwrap_or_else(Instant::now);
+            return hand_over(socket, *aside, began, &site);
+        }
     }
-    linger(&stream).await;
-    Ok(())
+    linger(&socket).await
 }
 
-fn hand_over(stream: Arc<TcpStream>, aside: Aside, began: Instant, site: &Site) -> io::Result<()> {
+fn hand_over(socket: Arc<Socket>, aside: Aside, began: Instant, site: &Site) -> io::Result<()> {
     // hyper and its buffers are gone, and with them the only other handle.
-    let stream = Arc::try_unwrap(stream).map_err(|_| io::ErrorKind::Other)?;
+    let socket = Arc::try_unwrap(socket).map_err(|_| io::ErrorKind::Other)?;
     if let Some(shards) = &site.shards {
         shards.hand_over(shards::Arrival {
-            socket: stream.into_std()?,
+            socket: socket.into_std()?,
             head: aside.head,
             subscription: aside.subscription,
             chunked: aside.chunked,
@@ -206,64 +215,111 @@ fn hand_over(stream: Arc<TcpStream>, aside: Aside, began: Instant, site: &Site) 
     Ok(())
 }
 
-/// Waits, outside hyper, for a whole head; true where it is HTTP/2's preface. Answers when the
-/// first of it came, too.
+/// What a connection has said so far, waited for outside hyper until it is a whole head.
 ///
-/// Who sends the head bit by bit waits here, where waiting costs no buffer and no permit. One that
-/// is larger than [`MAX_HEAD`] is left to hyper, which refuses it without waiting for the rest.
-async fn speaks_http2(stream: &TcpStream) -> io::Result<(bool, Instant)> {
-    let mut pause = Duration::from_millis(2);
-    let mut looked_at = None;
-    let mut first = None;
-    loop {
-        let ready = stream.ready(Interest::READABLE).await?;
-        let first = *first.get_or_insert_with(Instant::now);
-        let arrived = Some(rustix::io::ioctl_fionread(stream)?);
-        // Looking is a copy of all that has arrived, and done only where that is more than before.
-        if looked_at != arrived || ready.is_read_closed() {
-            looked_at = arrived;
-            match look(stream)? {
-                Start::Preface => return Ok((true, first)),
-                Start::Head => return Ok((false, first)),
-                Start::Nothing => return Err(io::ErrorKind::UnexpectedEof.into()),
-                // No more will come: whatever it is, hyper answers it.
-                Start::Part if ready.is_read_closed() => return Ok((false, first)),
-                Start::Part => {}
-            }
+/// Who sends the head bit by bit waits here, where waiting costs no permit and no buffer but for
+/// the little that was taken at first; the rest is only looked at. A head that is larger than
+/// [`MAX_HEAD`] is left to hyper, which refuses it without waiting for its end.
+#[derive(Debug, Default)]
+struct Heard {
+    /// No longer in the socket.
+    taken: Vec<u8>,
+    /// True for HTTP/2's preface.
+    preface: bool,
+    /// When the first of it came.
+    first: Option<Instant>,
+}
+
+impl Heard {
+    /// Takes what is there already, without waiting; true where that is all there is to wait for.
+    ///
+    /// # Errors
+    ///
+    /// When nothing will come.
+    fn take(&mut self, socket: &Socket) -> io::Result<bool> {
+        let taken = match socket.take() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            taken => taken?,
+        };
+        self.first = Some(Instant::now());
+        self.taken = taken;
+        if self.taken.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        // The rest is on its way. The socket stays readable for what was only looked at, so
-        // waiting for that would spin.
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_millis(250));
+        Ok(self.is_whole(&[]))
+    }
+
+    /// True where what was taken, with what is only looked at, is all there is to wait for.
+    fn is_whole(&mut self, seen: &[u8]) -> bool {
+        let start = if seen.is_empty() {
+            start(&self.taken)
+        } else {
+            start(&[&self.taken, seen].concat())
+        };
+        self.preface = start == Start::Preface;
+        start != Start::Part
+    }
+
+    /// Waits for the rest of it.
+    ///
+    /// # Errors
+    ///
+    /// When nothing will come.
+    async fn rest(mut self, socket: &Socket) -> io::Result<Self> {
+        let mut pause = Duration::from_millis(2);
+        let mut looked_at = None;
+        let stream = socket.watched()?;
+        loop {
+            let ready = stream.ready(Interest::READABLE).await?;
+            if self.taken.is_empty() {
+                if self.take(socket)? {
+                    return Ok(self);
+                }
+                if !ready.is_read_closed() {
+                    continue;
+                }
+            }
+            let arrived = Some(rustix::io::ioctl_fionread(stream)?);
+            // Looking is a copy of all that has arrived, and done only where that is more than
+            // before.
+            if looked_at != arrived || ready.is_read_closed() {
+                looked_at = arrived;
+                let seen = look(stream)?;
+                // Where no more will come, hyper answers it, whatever it is.
+                if self.is_whole(&seen) || ready.is_read_closed() {
+                    return Ok(self);
+                }
+            }
+            // The rest is on its way. The socket stays readable for what was only looked at, so
+            // waiting for that would spin.
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(250));
+        }
+    }
+}
+
+/// Looks at what has arrived without taking it.
+fn look(stream: &TcpStream) -> io::Result<Vec<u8>> {
+    let mut room = [MaybeUninit::uninit(); MAX_HEAD];
+    let seen = stream.try_io(Interest::READABLE, || {
+        let ((seen, _), _) = rustix::net::recv(stream, &mut room, RecvFlags::PEEK)?;
+        Ok(seen.to_vec())
+    });
+    match seen {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Vec::new()),
+        seen => seen,
     }
 }
 
 /// What a connection begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Start {
-    /// The end: nobody is there any more.
-    Nothing,
     /// Part of a head.
     Part,
     /// A whole head, or more of one than is looked at.
     Head,
     /// The preface of HTTP/2.
     Preface,
-}
-
-/// Looks at what has arrived without taking it.
-fn look(stream: &TcpStream) -> io::Result<Start> {
-    let mut buffer = [0; MAX_HEAD];
-    let seen = stream.try_io(Interest::READABLE, || {
-        let (_, seen) = rustix::net::recv(stream, &mut buffer[..], RecvFlags::PEEK)?;
-        Ok(seen)
-    });
-    match seen {
-        Ok(0) => Ok(Start::Nothing),
-        Ok(seen) => Ok(start(&buffer[..seen])),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Start::Part),
-        Err(error) => Err(error),
-    }
 }
 
 fn start(bytes: &[u8]) -> Start {
@@ -277,20 +333,22 @@ fn start(bytes: &[u8]) -> Start {
     let _ = (lines.next(), lines.next_back());
     let whole = lines.any(|line| line.is_empty() || line == b"\r");
     let is_preface_so_far = PREFACE.starts_with(bytes);
-    if bytes.len() == MAX_HEAD || (whole && !is_preface_so_far) || is_no_request(head) {
+    if bytes.len() >= MAX_HEAD || (whole && !is_preface_so_far) || is_no_request(head) {
         Start::Head
     } else {
         Start::Part
     }
 }
 
-/// Answers requests until the connection ends, or a stream leaves it.
+/// Answers requests until the connection ends, or a stream leaves it. Where descriptors run short
+/// it ends with its first answer: those who ask every few seconds would hold theirs for ever.
 async fn http1(
-    stream: &Arc<TcpStream>,
+    io: Io,
+    socket: &Socket,
     peer: IpAddr,
     site: &Site,
     permit: OwnedSemaphorePermit,
-    asked: AskedAt,
+    is_crowded: bool,
 ) -> Option<Box<Aside>> {
     // Held until the first head is read; what is between requests holds none.
     let permit = Arc::new(Mutex::new(Some(permit)));
@@ -313,16 +371,18 @@ async fn http1(
                 // Whoever drives this connection takes it apart now.
                 std::future::pending::<()>().await;
             }
-            if response.body().size_hint().upper().is_none() {
-                // Nothing is read as a request any more, and so nothing is one after it either.
+            let is_stream = response.body().size_hint().upper().is_none();
+            if is_stream || is_crowded {
+                // Behind a stream nothing is read as a request any more.
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(header::CONNECTION, close);
+            }
+            if is_stream {
                 streaming.notify_one();
             }
             Ok::<_, Infallible>(response)
         }
     });
-    let io = TokioIo::new(Io::new(Arc::clone(stream), asked));
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
@@ -330,35 +390,40 @@ async fn http1(
         // A caller may close its side behind its request and still wants the answer; who does so
         // on a stream has left.
         .half_close(true)
-        .serve_connection(io, service);
+        .serve_connection(TokioIo::new(io), service);
     let mut patience = std::pin::pin!(tokio::time::sleep(PERMIT_TIME));
     let driven = std::future::poll_fn(|cx| {
-        if !patience.is_elapsed() && patience.as_mut().poll(cx).is_ready() {
+        let over = Pin::new(&mut connection).poll(cx);
+        if let Some(aside) = handoff.take() {
+            return Poll::Ready(Some(aside));
+        }
+        // Only now: who is done at once, as most are, never enters the runtime's timer.
+        if permit.lock().is_some() && patience.as_mut().poll(cx).is_ready() {
             permit.lock().take();
         }
-        let over = Pin::new(&mut connection).poll(cx);
-        match handoff.take() {
-            Some(aside) => Poll::Ready(Some(aside)),
-            // An error is the peer's: a head that cannot be read, or a connection that broke. It
-            // was answered where it could be.
-            None => over.map(|_| None),
-        }
+        // An error is the peer's: a head that cannot be read, or a connection that broke. It was
+        // answered where it could be.
+        over.map(|_| None)
     });
     tokio::select! {
+        biased;
         aside = driven => aside,
-        () = left(stream, &streaming) => None,
+        () = left(socket, &streaming) => None,
     }
 }
 
 /// Waits for the end of the reader of a stream that stays a body, or for one who sends what no
 /// reader does. hyper reads no more while it has a body to send, and so would see neither: what
 /// comes is read here and thrown away.
-async fn left(stream: &TcpStream, streaming: &Notify) {
+async fn left(socket: &Socket, streaming: &Notify) {
     streaming.notified().await;
-    swallow(stream, STREAM_INPUT).await;
+    // One that cannot be watched is closed.
+    if let Ok(stream) = socket.watched() {
+        swallow(stream, STREAM_INPUT).await;
+    }
 }
 
-async fn http2(stream: &Arc<TcpStream>, peer: IpAddr, router: Router) {
+async fn http2(socket: &Arc<Socket>, taken: Vec<u8>, peer: IpAddr, router: Router) {
     let requests = Requests::default();
     let allowance = Allowance::new(requests.clone(), Instant::now());
     let counting = requests.clone();
@@ -374,7 +439,7 @@ async fn http2(stream: &Arc<TcpStream>, peer: IpAddr, router: Router) {
             Ok::<_, Infallible>(response.map(|body| body.map_frame(hold_on)))
         }
     });
-    let io = TokioIo::new(Io::bounded(Arc::clone(stream), allowance));
+    let io = TokioIo::new(Io::bounded(Arc::clone(socket), taken, allowance));
     let mut connection = std::pin::pin!(
         http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -415,7 +480,12 @@ async fn answer(router: Router, peer: IpAddr, request: Request<Incoming>) -> Res
 /// hyper's own limits are met somewhere above [`MAX_HEAD`], as the bytes happen to arrive, and
 /// over HTTP/2 answered without a body; so this is the limit that is told.
 fn check_head(request: &Request<Incoming>) -> Result<(), ApiError> {
-    let uri = request.uri().to_string().len();
+    let uri = request.uri();
+    // Without writing it: the scheme and what stands around the authority are no matter here.
+    let uri = uri
+        .authority()
+        .map_or(0, |authority| authority.as_str().len())
+        + uri.path_and_query().map_or(0, |path| path.as_str().len());
     if uri > MAX_HEAD {
         return Err(ApiError::new(
             Code::UriTooLong,
@@ -437,11 +507,15 @@ fn check_head(request: &Request<Incoming>) -> Result<(), ApiError> {
 
 /// Closes our side and throws away what still comes, for a moment: closing a socket with unread
 /// input sends RST, and the peer would lose the answer that it has not read yet.
-async fn linger(stream: &TcpStream) {
-    if SockRef::from(stream).shutdown(Shutdown::Write).is_err() {
-        return;
-    }
+///
+/// # Errors
+///
+/// When the socket is gone already.
+async fn linger(socket: &Socket) -> io::Result<()> {
+    let stream = socket.watched()?;
+    SockRef::from(stream).shutdown(Shutdown::Write)?;
     let _ = timeout(LINGER, swallow(stream, LINGER_INPUT)).await;
+    Ok(())
 }
 
 /// Reads and throws away what comes, until the peer closes or `most` bytes have come.

@@ -92,7 +92,9 @@ fn encode(headers: &HeaderMap, chunked: bool) -> Vec<u8> {
         head.extend_from_slice(b"\r\n");
     }
     let date = httpdate::fmt_http_date(SystemTime::now());
-    head.extend_from_slice(format!("date: {date}\r\nconnection: close\r\n").as_bytes());
+    head.extend_from_slice(b"date: ");
+    head.extend_from_slice(date.as_bytes());
+    head.extend_from_slice(b"\r\nconnection: close\r\n");
     if chunked {
         head.extend_from_slice(b"transfer-encoding: chunked\r\n");
     }

@@ -1,9 +1,9 @@
 //! The socket as hyper sees it.
 //!
-//! Three things are different from a bare one. The socket stays ours while hyper uses it, so that
-//! what comes after hyper can be done with it. And the answers that hyper gives by itself to a
-//! head that it cannot read are exchanged for ones with a body that says what is wrong. Over HTTP/2
-//! what comes in is bounded.
+//! Four things are different from a bare one. The socket stays ours while hyper uses it, so that
+//! what comes after hyper can be done with it. What was taken from it before comes first. The answers that hyper gives by itself to a
+//! head that it cannot read are exchanged for ones with a body that says what is wrong. And over
+//! HTTP/2 what comes in is bounded.
 
 use std::{
     io,
@@ -19,12 +19,14 @@ use tokio::{
     time::Instant,
 };
 
-use super::allowance::Allowance;
+use super::{allowance::Allowance, socket::Socket};
 use crate::api::error::{ApiError, Code};
 
 #[derive(Debug)]
 pub(super) struct Io {
-    stream: Arc<TcpStream>,
+    socket: Arc<Socket>,
+    /// What was taken from the socket before, and how much of it hyper has.
+    taken: (Vec<u8>, usize),
     /// An answer that goes out in the place of hyper's, and how much of it has.
     exchanged: Option<(Vec<u8>, usize)>,
     /// True once a line has ended since the last answer: what is too large then is more than the
@@ -60,11 +62,13 @@ impl AskedAt {
 }
 
 impl Io {
-    /// A socket whose first request began to arrive at `asked`, where later ones are noted too.
-    pub(super) fn new(stream: Arc<TcpStream>, asked: AskedAt) -> Self {
+    /// A socket of which this was taken before. Its first request began to arrive at `asked`, where
+    /// later ones are noted too.
+    pub(super) fn new(socket: Arc<Socket>, taken: Vec<u8>, asked: AskedAt) -> Self {
         Self {
             asked,
-            stream,
+            socket,
+            taken: (taken, 0),
             exchanged: None,
             past_first_line: false,
             allowance: None,
@@ -72,17 +76,23 @@ impl Io {
     }
 
     /// A socket from which no more is read than that allows.
-    pub(super) fn bounded(stream: Arc<TcpStream>, allowance: Allowance) -> Self {
+    pub(super) fn bounded(socket: Arc<Socket>, taken: Vec<u8>, allowance: Allowance) -> Self {
         Self {
             allowance: Some(allowance),
-            ..Self::new(stream, AskedAt::default())
+            ..Self::new(socket, taken, AskedAt::default())
         }
     }
 
     fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.socket.send_bare(bytes) {
+            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Some(result) => return Poll::Ready(result),
+            None => {}
+        }
+        let stream = self.socket.watched()?;
         loop {
-            ready!(self.stream.poll_write_ready(cx))?;
-            match self.stream.try_write(bytes) {
+            ready!(stream.poll_write_ready(cx))?;
+            match stream.try_write(bytes) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return Poll::Ready(result),
             }
@@ -98,26 +108,41 @@ impl AsyncRead for Io {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let (before, room) = (buffer.filled().len(), buffer.remaining());
-        loop {
-            ready!(this.stream.poll_read_ready(cx))?;
-            match read(&this.stream, buffer, room) {
-                Ok(bytes) => {
-                    if let Some(allowance) = &mut this.allowance
-                        && !allowance.take(bytes, Instant::now())
-                    {
-                        return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
-                    }
-                    if bytes > 0 {
-                        this.asked.note();
-                    }
-                    this.past_first_line |= buffer.filled()[before..].contains(&b'\n');
-                    return Poll::Ready(Ok(()));
+        let bytes = if this.taken.0.is_empty() {
+            let stream = this.socket.watched()?;
+            loop {
+                ready!(stream.poll_read_ready(cx))?;
+                match read(stream, buffer, room) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    result => break result?,
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
             }
+        } else {
+            give(&mut this.taken, buffer)
+        };
+        if let Some(allowance) = &mut this.allowance
+            && !allowance.take(bytes, Instant::now())
+        {
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
+        if bytes > 0 {
+            this.asked.note();
+        }
+        this.past_first_line |= buffer.filled()[before..].contains(&b'\n');
+        Poll::Ready(Ok(()))
     }
+}
+
+/// Gives what there is room for of bytes that were taken before, and lets go of them at their end.
+fn give(taken: &mut (Vec<u8>, usize), buffer: &mut ReadBuf<'_>) -> usize {
+    let rest = &taken.0[taken.1..];
+    let bytes = rest.len().min(buffer.remaining());
+    buffer.put_slice(&rest[..bytes]);
+    taken.1 += bytes;
+    if taken.1 == taken.0.len() {
+        *taken = (Vec::new(), 0);
+    }
+    bytes
 }
 
 /// Reads once, and tells tokio that the socket is empty where less came than there was room for:

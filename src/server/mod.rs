@@ -12,14 +12,20 @@ pub mod descriptors;
 pub mod drain;
 mod handoff;
 mod io;
+mod socket;
 
-use std::{io::Result, net::SocketAddr};
+use std::{
+    future::poll_fn,
+    io::Result,
+    net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    task::{Context, Poll},
+    thread,
+};
 
 use axum::Router;
-use tokio::{
-    sync::mpsc,
-    task::{JoinHandle, JoinSet},
-};
+use tokio::{sync::mpsc, task::JoinSet};
 
 use self::accept::{Acceptor, Arrival};
 pub use self::{
@@ -33,7 +39,7 @@ use crate::delivery::shards::Shards;
 pub struct Server {
     acceptor: Acceptor,
     address: SocketAddr,
-    connections: JoinHandle<()>,
+    doors: JoinSet<()>,
 }
 
 impl Server {
@@ -50,14 +56,20 @@ impl Server {
         shards: Option<Shards>,
     ) -> Result<Self> {
         let address = listener.local_addr()?;
-        let (queue, arrivals) = mpsc::unbounded_channel();
         let site = Site::new(router, shards);
-        let acceptor = Acceptor::start(listener, queue, site.relief())?;
-        let connections = tokio::spawn(serve(arrivals, site));
+        let mut doors = JoinSet::new();
+        // One for each core: what a connection begins with is done at the door.
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let queues = (0..cores).map(|_| {
+            let (queue, arrivals) = mpsc::unbounded_channel();
+            doors.spawn(serve(arrivals, site.clone()));
+            queue
+        });
+        let acceptor = Acceptor::start(listener, queues.collect(), site.relief())?;
         Ok(Self {
             acceptor,
             address,
-            connections,
+            doors,
         })
     }
 
@@ -68,23 +80,34 @@ impl Server {
     }
 
     /// Stops accepting and drops every connection, whatever it is doing.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         self.acceptor.stop();
-        self.connections.abort();
-        // An error says that the task was aborted, which is what was asked for.
-        let _ = self.connections.await;
+        self.doors.shutdown().await;
     }
 }
 
+/// Serves those who arrive at one door.
+///
+/// Nearly every connection is a stream whose request is there already and which a shard has after
+/// the first poll. That one is made right here; only who is not done then gets a task.
 async fn serve(mut arrivals: mpsc::UnboundedReceiver<Arrival>, site: Site) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             arrival = arrivals.recv() => {
                 let Some((socket, peer)) = arrival else { break };
-                connections.spawn(site.clone().serve(socket, peer.ip()));
+                let mut connection = Box::pin(site.clone().serve(socket, peer.ip()));
+                if poll_fn(|cx| Poll::Ready(begin(connection.as_mut(), cx))).await.is_pending() {
+                    connections.spawn(connection);
+                }
             }
             Some(_) = connections.join_next() => {}
         }
     }
+}
+
+/// Polls a connection for the first time. One that panics is over, as a task's would be, and its
+/// door goes on.
+fn begin(connection: Pin<&mut impl Future<Output = ()>>, cx: &mut Context<'_>) -> Poll<()> {
+    catch_unwind(AssertUnwindSafe(|| connection.poll(cx))).unwrap_or(Poll::Ready(()))
 }

@@ -110,8 +110,8 @@ impl Collector for Reading {
         )?;
         counter(
             "conflated",
-            "Counts that a newer one replaced untold",
-            tally.conflated,
+            "Counts that a newer one replaced untold: of a room before its pulse, or of a slow stream of a shard",
+            totals.turnover.conflated + tally.conflated,
         )?;
         counter(
             "ghosts",
@@ -204,7 +204,7 @@ fn latency(encoder: &mut DescriptorEncoder<'_>, tally: &Tally) -> fmt::Result {
     let joins = tally.latency.iter().sum();
     let mut metric = encoder.encode_descriptor(
         "join_latency",
-        "From the first byte of the request to the first count",
+        "Of streams of shards: from the first byte of the request to the first count",
         Some(&Unit::Seconds),
         MetricType::Histogram,
     )?;

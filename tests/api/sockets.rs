@@ -52,6 +52,7 @@ impl Sockets {
     pub(crate) async fn send(&self, request: Request<Body>) -> Response<Body> {
         let (ours, theirs) = StdUnixStream::pair().expect("the system gives sockets");
         let theirs = TcpStream::from(OwnedFd::from(theirs));
+        theirs.set_nonblocking(true).expect("the socket is open");
         let buffer = SockRef::from(&theirs).set_send_buffer_size(SEND_BUFFER);
         buffer.expect("the socket is open");
         let peer = request.extensions().get::<Peer>();

@@ -291,6 +291,29 @@ fn while_the_links_to_redis_are_cut_each_node_serves_its_own() {
     });
 }
 
+#[test]
+fn a_redis_that_is_frozen_for_less_than_ten_seconds_is_missed_by_nobody_however_quiet() {
+    judged(async || {
+        let scene = Scene::begin().await;
+        scene.churn.stop().await;
+        scene.crowd.wait_exact(PATIENCE).await;
+        let lost = Instant::now();
+        scene.cluster.redis.freeze();
+        sleep(Duration::from_secs(5)).await;
+        scene.cluster.redis.thaw();
+        let back = Instant::now();
+        let took = scene.crowd.wait_exact(allow(HEALED)).await;
+        println!("right {took:?} after its return");
+        scene.crowd.wait_whole(allow(WHOLE)).await;
+        // A lease that lapsed all the same would be taken off the totals by then.
+        sleep_until(back + allow(BURIED)).await;
+        scene.crowd.wait_exact(Duration::ZERO).await;
+        scene.crowd.expect_no_trouble();
+        let during = (lost, Instant::now());
+        scene.crowd.expect_seen(during, allow(LAG), calm);
+    });
+}
+
 /// Checks what nodes do for twenty seconds without Redis, and that all is right after `restore`.
 async fn serve_alone(scene: Scene, restore: impl FnOnce(&Cluster)) {
     const AWAY: Duration = Duration::from_secs(20);

@@ -12,6 +12,7 @@
 )]
 
 mod basics;
+mod blocks;
 mod crowd;
 mod dice;
 #[path = "../survival/event.rs"]
@@ -19,6 +20,7 @@ mod event;
 mod faults;
 mod forged;
 mod forgery;
+mod leases;
 mod missed;
 mod moves;
 mod node;

@@ -185,6 +185,27 @@ async fn a_password_is_neither_logged_nor_shown_by_the_program() {
     }
 }
 
+#[tokio::test]
+async fn a_part_of_a_redis_cluster_is_named_in_the_log_and_the_node_serves_its_own() {
+    let redis = RedisServer::start_with(&["--cluster-enabled", "yes"]).await;
+    // Else it says that the cluster is down, rather than that keys lie apart.
+    let mut slots = redis::cmd("CLUSTER");
+    slots.arg("ADDSLOTS").arg((0..16_384).collect::<Vec<u32>>());
+    let () = slots
+        .query_async(&mut redis.connection().await)
+        .await
+        .expect("it takes them all");
+    let url = redis.url();
+    let mut node = Node::start("a", &[("redis_url", url.as_str())]).await;
+    let (_, ready) = node.client().ask("/readyz").await;
+    assert!(is_partial(&ready), "{ready}");
+    node.stop();
+    node.ended(PATIENCE).await;
+    let log = node.log();
+    let said = "it is part of a Redis Cluster, which is not supported";
+    assert!(log.contains(said), "{log}");
+}
+
 /// What the program says to this URL, until it ends by itself.
 fn program(command: &str, url: &str) -> String {
     let done = Command::new(env!("CARGO_BIN_EXE_livecount"))

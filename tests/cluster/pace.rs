@@ -8,6 +8,7 @@
 use std::{
     cell::Cell,
     fs,
+    io::{Write, stderr},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc,
@@ -63,7 +64,13 @@ fn play<W: FnOnce() -> Option<String>>(scene: impl AsyncFn(), watch: impl Fn() -
         match (outcome, how_busy()) {
             (Ok(()), _) => return,
             (Err(_), Some(how)) if attempt < TRIES => {
-                println!("failed on a busy machine ({how}): once more");
+                // Past the capture of a test's output, so that it is seen on what try it passed.
+                let scene = thread::current();
+                let scene = scene.name().unwrap_or("a scene");
+                let _ = writeln!(
+                    stderr(),
+                    "{scene}: failed on a busy machine ({how}): once more"
+                );
             }
             (Err(reason), _) => resume_unwind(reason),
         }

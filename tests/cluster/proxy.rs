@@ -54,6 +54,17 @@ pub(crate) struct Weather {
     pub(crate) hold_pushes: Duration,
 }
 
+/// What becomes of a request with a certain text in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trap {
+    /// Its connection breaks, and the request is not done. Once.
+    Break,
+    /// It is lost without a sign. Once.
+    Lose,
+    /// It is lost without a sign, and so is every other one like it.
+    LoseAll,
+}
+
 /// The proxy of one node. Ends, with its connections, when dropped.
 #[derive(Debug)]
 pub(crate) struct Proxy {
@@ -69,6 +80,7 @@ struct Shared {
     weather: watch::Sender<Weather>,
     dice: Mutex<Dice>,
     requests: Mutex<BTreeMap<String, u64>>,
+    trap: Mutex<Option<(Vec<u8>, Trap)>>,
 }
 
 impl Proxy {
@@ -92,6 +104,7 @@ impl Proxy {
             weather: watch::Sender::new(Weather::default()),
             dice: Mutex::new(Dice::new(seed)),
             requests: Mutex::default(),
+            trap: Mutex::default(),
         });
         Self {
             address: listener.local_addr().expect("it is bound"),
@@ -119,9 +132,36 @@ impl Proxy {
         self.set(Weather::default());
     }
 
+    /// Has this happen to a request with this text in it, until [`Self::disarm`].
+    pub(crate) fn arm(&self, text: &str, trap: Trap) {
+        *self.shared.trap.lock() = Some((text.as_bytes().to_vec(), trap));
+    }
+
+    /// From now on nothing happens to any request; true where a trap still waited.
+    pub(crate) fn disarm(&self) -> bool {
+        self.shared.trap.lock().take().is_some()
+    }
+
     /// Commands that the node has sent so far, by name; one script counts as one command.
     pub(crate) fn requests(&self) -> BTreeMap<String, u64> {
         self.shared.requests.lock().clone()
+    }
+}
+
+impl Shared {
+    /// What becomes of this request, where it is caught.
+    fn sprung(&self, request: &[u8]) -> Option<Trap> {
+        let mut armed = self.trap.lock();
+        let (text, trap) = armed.as_ref()?;
+        let mut parts = request.windows(text.len());
+        if !parts.any(|part| part == text) {
+            return None;
+        }
+        let trap = *trap;
+        if trap != Trap::LoseAll {
+            *armed = None;
+        }
+        Some(trap)
     }
 }
 
@@ -187,6 +227,11 @@ async fn requests(
                 .map_or_else(String::new, Reply::text);
             let name = name.to_ascii_uppercase();
             let frame: Vec<u8> = bytes.drain(..length).collect();
+            match shared.sprung(&frame) {
+                None => {}
+                Some(Trap::Break) => return Ok(()),
+                Some(Trap::Lose | Trap::LoseAll) => continue,
+            }
             let frame = match name.as_str() {
                 "EVAL" if shared.fakes_clock => with_faked_clock(&request),
                 _ => frame,
@@ -350,6 +395,28 @@ mod tests {
         });
         let lost = tokio::time::timeout(SHORT, open.call(&["ECHO", "lost"])).await;
         assert!(lost.is_err(), "{lost:?}");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_caught_is_lost_or_breaks_its_connection() {
+        let (_redis, proxy, mut open) = link().await;
+        proxy.arm("caught", Trap::Lose);
+        let lost = tokio::time::timeout(SHORT, open.call(&["ECHO", "is caught"])).await;
+        assert!(lost.is_err(), "{lost:?}");
+        assert!(!proxy.disarm());
+        assert_eq!(
+            open.call(&["ECHO", "caught"]).await.unwrap().text(),
+            "caught"
+        );
+        proxy.arm("caught", Trap::LoseAll);
+        for _ in 0..2 {
+            let lost = tokio::time::timeout(SHORT, open.call(&["ECHO", "caught"])).await;
+            assert!(lost.is_err(), "{lost:?}");
+        }
+        assert!(proxy.disarm());
+        proxy.arm("caught", Trap::Break);
+        assert_eq!(open.call(&["PING"]).await.unwrap().text(), "PONG");
+        assert!(open.call(&["ECHO", "caught"]).await.is_err());
     }
 
     #[tokio::test]

@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use crate::wire::PATIENCE;
+
 /// What the README says that a user of the store must have the right to, word for word.
 pub(crate) fn documented_rights() -> Vec<String> {
     const GIVEN: &str = "ACL SETUSER livecount on >PASSWORD ";
@@ -115,9 +117,10 @@ impl RedisServer {
 
     /// A connection that reads and writes whatever a test wants.
     pub(crate) async fn connection(&self) -> redis::aio::MultiplexedConnection {
+        let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
         redis::Client::open(self.url())
             .unwrap()
-            .get_multiplexed_async_connection()
+            .get_multiplexed_async_connection_with_config(&patient)
             .await
             .expect("the server answers")
     }

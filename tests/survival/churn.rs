@@ -323,8 +323,9 @@ fn churn(client: Client, time: Duration, seed: u64, with_bodies: bool) -> (Vec<L
         bodies.len()
     );
     // A machine with other work to do may be too slow for it; one with time left is not.
+    let least = f64::from(RATE) * if idle < 0.2 { 0.1 } else { 0.8 };
     assert!(
-        rate >= f64::from(RATE) * 0.8 || idle < 0.2,
+        rate >= least,
         "{rate:.0} steps a second, while {idle:.2} of the machine was idle"
     );
     (lives, bodies)

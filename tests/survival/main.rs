@@ -18,6 +18,7 @@ mod flood;
 mod fuzz;
 mod helpers;
 mod http2;
+mod metrics;
 mod orders;
 mod slow;
 mod stray;

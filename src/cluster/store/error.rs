@@ -1,5 +1,7 @@
 //! What goes wrong between a node and the store.
 
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+
 /// Says why a call has no answer. Whether it was done is unknown but for [`StoreError::Format`];
 /// the connection that it went over is given up.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +26,10 @@ pub enum StoreError {
 pub enum Away {
     /// It could not be reached, or refused.
     #[error(transparent)]
-    Redis(#[from] redis::RedisError),
+    Redis(RedisError),
+    /// It is part of a Redis Cluster, which has no place where all keys of a call lie together.
+    #[error("it is part of a Redis Cluster, which is not supported")]
+    Cluster(#[source] RedisError),
     /// It did not answer in time.
     #[error("no answer in time")]
     Timeout,
@@ -33,9 +38,19 @@ pub enum Away {
     Unsubscribed,
 }
 
-impl From<redis::RedisError> for StoreError {
-    fn from(error: redis::RedisError) -> Self {
-        Self::Away(Away::Redis(error))
+impl From<RedisError> for Away {
+    fn from(error: RedisError) -> Self {
+        use ServerErrorKind::{Ask, ClusterDown, CrossSlot, Moved};
+        match error.kind() {
+            ErrorKind::Server(Ask | ClusterDown | CrossSlot | Moved) => Self::Cluster(error),
+            _ => Self::Redis(error),
+        }
+    }
+}
+
+impl From<RedisError> for StoreError {
+    fn from(error: RedisError) -> Self {
+        Self::Away(error.into())
     }
 }
 

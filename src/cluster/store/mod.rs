@@ -20,6 +20,8 @@ mod script;
 
 use std::{fmt::Write as _, sync::Arc};
 
+use redis::IntoConnectionInfo as _;
+
 pub use self::{
     announcement::Announcement,
     blocks::{BlocksPage, parse_blocks},
@@ -67,7 +69,12 @@ impl Redis {
     ///
     /// When `url` is none of Redis.
     pub fn with_clock(url: &str, prefix: &str, clock: &Clock) -> Result<Self, InvalidUrl> {
-        let client = redis::Client::open(url).map_err(|_| InvalidUrl)?;
+        let info = url.into_connection_info().map_err(|_| InvalidUrl)?;
+        // A client that names itself to Redis needs a right more, and fills the log of denials of a
+        // Redis that does not give it.
+        let settings = info.redis_settings().clone().set_skip_set_lib_name();
+        let info = info.set_redis_settings(settings);
+        let client = redis::Client::open(info).map_err(|_| InvalidUrl)?;
         Ok(Self(Arc::new(Shared {
             client,
             keys: Keys::new(prefix),

@@ -33,8 +33,11 @@ local SHARED = 12
 local LEASE_MS = 3000
 -- From this step of the server's clock on, and after a silence as long, there is a new epoch.
 local STEP_MS = 10000
--- Nothing in an epoch's keyspace outlives its last user by more.
-local KEEP_MS = 3600000
+-- A silence of all from here on is Redis' own: some node calls several times a second.
+local SILENCE_MS = 1500
+-- Nothing in an epoch's keyspace outlives its last user by more: every lease renews it, and a silence
+-- of a sixth of it ends the epoch.
+local KEEP_MS = 60000
 
 local tag = ARGV[1]
 -- Channels begin like the key of meta does.
@@ -87,6 +90,18 @@ local function is_damage(why)
     or string.find(why, 'smaller than the target stream', 1, true)
 end
 
+-- No lease runs while nobody can renew it: those that ran at `now` end so much later. Else whoever is
+-- back first would take the numbers of all others off.
+local function move_leases(now, silence)
+  local leases = redis.call('HGETALL', LEASES)
+  for index = 1, #leases, 2 do
+    local ending = whole(leases[index + 1], 'lease')
+    if ending > now then
+      redis.call('HSET', LEASES, leases[index], ending + silence)
+    end
+  end
+end
+
 -- Answers the call with what `work(now, meta, clock)` returns: `now` is script time in ms, `meta`
 -- reads a number of meta, `clock` is the server's own time in ms. Whatever it finds that cannot be
 -- starts a new epoch, so that no damage lasts and no half-done work counts.
@@ -112,16 +127,26 @@ local function answer(work)
     begin(clock)
     return { tag, 'epoch', ARGV[4], 0 }
   end
-  now = math.max(now, clock)
-  redis.call('HSET', META, 'time', now)
+  local silence = clock - now
   if epoch ~= ARGV[2] then
+    -- Leases are moved by the first who knows where they are, and sees the silence for that.
+    if silence > 0 and silence < SILENCE_MS then
+      redis.call('HSET', META, 'time', clock)
+    end
     return { tag, 'epoch', epoch, version }
   end
 
   local function meta(field)
     return whole(redis.call('HGET', META, field) or 0, field)
   end
-  local ok, reply = pcall(work, now, meta, clock)
+  local ok, reply = pcall(function()
+    if silence >= SILENCE_MS then
+      move_leases(now, silence)
+    end
+    now = math.max(now, clock)
+    redis.call('HSET', META, 'time', now)
+    return work(now, meta, clock)
+  end)
   if ok then
     return reply
   end

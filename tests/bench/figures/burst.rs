@@ -4,10 +4,9 @@
 //! Inside the clock of the counts: from the first `connect` to the settling. The processor time
 //! is the server's for all of it.
 
-use super::{Findings, Size, open, rest, thousands};
+use super::{Findings, Size, rest, storm, thousands};
 use crate::{
     Result,
-    orders::Asks,
     process::{Role, listen_overflows},
     server,
     table::Row,
@@ -24,13 +23,7 @@ pub(crate) fn run(size: Size, findings: &mut Findings) -> Result<()> {
     rest(size.settle / 4);
     let (before, overflows) = (server.process.cpu()?, listen_overflows()?);
     let viewers = size.viewers;
-    let opened = open(
-        &mut clients,
-        server.address,
-        viewers,
-        Asks::OneBlog,
-        Some(viewers),
-    )?;
+    let opened = storm(&mut clients, server.address, viewers, Some(viewers))?;
     let spent = (server.process.cpu()? - before) as f64 / 1e6;
     let joins = f64::from(viewers);
     let most = joins + joins * COUNTS_A_SECOND * opened.settled_seconds;

@@ -3,7 +3,7 @@
 //! what the joins tell the others is left out; accepting, reading and answering the request,
 //! counting in and the first write are in.
 
-use super::{Findings, Size, fill, open, rest, thousands};
+use super::{Findings, Size, fill, rest, storm, thousands};
 use crate::{
     Result,
     orders::{Asks, Opened, Order},
@@ -29,25 +29,25 @@ pub(crate) fn run(size: Size, findings: &mut Findings) -> Result<()> {
         Asks::OneBlog,
     )?;
     let () = clients.ask(&Order::Close)?;
-    for _ in 0..size.fills {
-        for (server, sums) in [(&livecount, &mut ours), (&axum, &mut theirs)] {
+    for round in 0..size.fills {
+        let mut sides = [(&livecount, &mut ours), (&axum, &mut theirs)];
+        sides.rotate_left(round as usize % 2);
+        for (server, sums) in sides {
             rest(size.settle / 2);
             let overflows = listen_overflows()?;
             let before = server.process.cpu()?;
-            let opened = open(
-                &mut clients,
-                server.address,
-                size.viewers,
-                Asks::OneBlog,
-                None,
-            )?;
-            sums.add(&server.process, before, &opened, size)?;
+            let opened = storm(&mut clients, server.address, size.viewers, None)?;
+            sums.add(&server.process, before, &opened)?;
             sums.overflows += listen_overflows()? - overflows;
             let () = clients.ask(&Order::Close)?;
         }
     }
-    let joins = f64::from(size.viewers) * f64::from(size.fills) * 1e3;
-    let (join, axum_join) = (ours.nanoseconds / joins, theirs.nanoseconds / joins);
+    let joins = f64::from(size.viewers) * f64::from(size.fills);
+    let (join, axum_join) = (
+        ours.nanoseconds / joins / 1e3,
+        theirs.nanoseconds / joins / 1e3,
+    );
+    let (rate, axum_rate) = (joins / ours.seconds, joins / theirs.seconds);
     findings.row(Row {
         figure: "CPU of a join, GET to first count".into(),
         goal: format!("<= {GOAL:.0} µs"),
@@ -57,12 +57,12 @@ pub(crate) fn run(size: Size, findings: &mut Findings) -> Result<()> {
         reached: Some(join <= GOAL),
     });
     findings.row(Row {
-        figure: format!("  joins a second, best of {}", size.fills),
+        figure: format!("  joins a second, all {} rounds", size.fills),
         goal: format!(">= {}/s", thousands(A_SECOND)),
-        measured: format!("{}/s", thousands(ours.best)),
-        reference: format!("axum {}/s", thousands(theirs.best)),
-        ratio: Some(ours.best / theirs.best),
-        reached: Some(ours.best >= A_SECOND),
+        measured: format!("{}/s", thousands(rate)),
+        reference: format!("axum {}/s", thousands(axum_rate)),
+        ratio: Some(rate / axum_rate),
+        reached: Some(rate >= A_SECOND),
     });
     findings.row(Row {
         figure: "  overflows of the listener meanwhile".into(),
@@ -78,14 +78,14 @@ pub(crate) fn run(size: Size, findings: &mut Findings) -> Result<()> {
 #[derive(Debug, Default)]
 struct Sums {
     nanoseconds: f64,
-    best: f64,
+    seconds: f64,
     overflows: u64,
 }
 
 impl Sums {
-    fn add(&mut self, process: &Process, before: u64, opened: &Opened, size: Size) -> Result<()> {
+    fn add(&mut self, process: &Process, before: u64, opened: &Opened) -> Result<()> {
         self.nanoseconds += (process.cpu()? - before) as f64;
-        self.best = self.best.max(f64::from(size.viewers) / opened.seconds);
+        self.seconds += opened.seconds;
         Ok(())
     }
 }

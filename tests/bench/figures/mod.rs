@@ -138,6 +138,22 @@ fn open(
     })
 }
 
+/// A storm: all connect at once to one blog, and the listener's queue holds what it can.
+fn storm(
+    clients: &mut Role,
+    address: SocketAddr,
+    viewers: u32,
+    settle: Option<u32>,
+) -> Result<Opened> {
+    clients.ask(&Order::Open {
+        address,
+        viewers,
+        asks: Asks::OneBlog,
+        at_once: viewers as usize,
+        settle,
+    })
+}
+
 /// Lets everything come to rest: a server that works, a closed stream that is still counted.
 fn rest(time: Duration) {
     thread::sleep(time);

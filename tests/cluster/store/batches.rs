@@ -90,7 +90,7 @@ async fn a_gap_and_a_lapsed_lease_are_answered_with_resync() {
         stranger.flush(&[room("blog:1", 9, 9)]).await,
         Flushed::Resync
     );
-    store.shift_clock(3_100).await;
+    store.pass(0, 3_100).await;
     assert_eq!(
         a.flush_as(2, &[room("blog:1", 9, 9)]).await,
         Flushed::Resync
@@ -217,7 +217,7 @@ async fn a_dead_nodes_numbers_go_in_bounded_steps_unless_its_lease_comes_back() 
         !done(other.lane.reap(other.stamp, dead.me, 500).await),
         "its lease runs"
     );
-    store.shift_clock(3_100).await;
+    store.pass(0, 3_100).await;
     other.begin_again().await;
     assert!(done(other.lane.reap(other.stamp, dead.me, 500).await));
     let partly = other.total("blog:1").await;
@@ -232,7 +232,7 @@ async fn a_dead_nodes_numbers_go_in_bounded_steps_unless_its_lease_comes_back() 
     assert!(!done(other.lane.reap(other.stamp, dead.me, 500).await));
     assert_eq!(other.total("blog:1").await, partly);
 
-    store.shift_clock(6_200).await;
+    store.pass(3_100, 6_200).await;
     other.begin_again().await;
     let mut steps = 0;
     while done(other.lane.reap(other.stamp, dead.me, 500).await) {

@@ -33,6 +33,15 @@ impl TestStore {
         let () = self.raw(redis::cmd("SET").arg(CLOCK).arg(ms)).await;
     }
 
+    /// Lets time pass from that shift of the clock to this one, in which somebody calls often.
+    pub(crate) async fn pass(&mut self, from: i64, to: i64) {
+        let mut caller = self.stranger().await;
+        for shift in (from..to).step_by(1_000).skip(1).chain([to]) {
+            self.shift_clock(shift).await;
+            done(caller.lane.announce(caller.stamp).await);
+        }
+    }
+
     pub(crate) async fn raw<T: redis::FromRedisValue>(&mut self, command: &redis::Cmd) -> T {
         command
             .query_async(&mut self.raw)
