@@ -154,52 +154,6 @@ fn messages_to_a_redis_that_hangs_wait_together_and_come_once() {
     });
 }
 
-#[test]
-fn a_kick_that_was_answered_with_unavailable_is_not_done_later() {
-    judged(async || {
-        const STREAMS: usize = 12;
-        let cluster = Cluster::start(2).await;
-        let (a, b) = cluster.pair();
-        let mut streams = Vec::new();
-        for _ in 0..STREAMS {
-            streams.push(b.join(ROOM).await);
-        }
-        let all = STREAMS as u64;
-        cluster.expect_count(ROOM, Numbers::new(all, all, 0)).await;
-        cluster.redis.freeze();
-        let began = Instant::now();
-        let mut kicks = JoinSet::new();
-        for stream in &streams {
-            let path = format!("/v1/connections/{}", stream.connection());
-            kicks.spawn(async move { a.order("DELETE", &path, Value::Null).await });
-        }
-        for (status, answer) in kicks.join_all().await {
-            let code = answer["code"].as_str();
-            assert_eq!((status, code), (503, Some("nodes_unavailable")), "{answer}");
-        }
-        // What still waits would be sent now.
-        cluster.redis.thaw();
-        assert!(began.elapsed() < Duration::from_secs(2), "Redis was missed");
-        for node in &cluster.nodes {
-            node.expect_partial(false).await;
-        }
-        // Questions go out in their order, so this one is behind all that still waits.
-        let path = "/v1/users/nobody/connections";
-        crate::wire::until(PATIENCE, async || {
-            let (status, answer) = a.order("DELETE", path, Value::Null).await;
-            (status == 204).then_some(()).ok_or(answer.to_string())
-        })
-        .await;
-        b.publish(TO, json!({ "data": "left" })).await;
-        let mut left = 0;
-        for stream in &mut streams {
-            left += usize::from(stream.next_of(&["message", "closed"]).await.name == "message");
-        }
-        // One at a time is on its way, and Redis may find that one in its socket.
-        assert!(left + 1 >= STREAMS, "{left} of {STREAMS} are left");
-    });
-}
-
 #[tokio::test]
 async fn what_is_said_again_under_its_key_around_an_outage_is_told_once() {
     let mut cluster = Cluster::start(2).await;
@@ -343,6 +297,52 @@ async fn four_mebibytes_wait_for_redis_and_no_more() {
         let message = far.next_named("message").await;
         assert_eq!(message.data["data"].as_str().unwrap().len(), LARGE);
     }
+}
+
+#[test]
+fn a_kick_that_was_answered_with_unavailable_is_not_done_later() {
+    judged(async || {
+        const STREAMS: usize = 12;
+        let cluster = Cluster::start(2).await;
+        let (a, b) = cluster.pair();
+        let mut streams = Vec::new();
+        for _ in 0..STREAMS {
+            streams.push(b.join(ROOM).await);
+        }
+        let all = STREAMS as u64;
+        cluster.expect_count(ROOM, Numbers::new(all, all, 0)).await;
+        cluster.redis.freeze();
+        let began = Instant::now();
+        let mut kicks = JoinSet::new();
+        for stream in &streams {
+            let path = format!("/v1/connections/{}", stream.connection());
+            kicks.spawn(async move { a.order("DELETE", &path, Value::Null).await });
+        }
+        for (status, answer) in kicks.join_all().await {
+            let code = answer["code"].as_str();
+            assert_eq!((status, code), (503, Some("nodes_unavailable")), "{answer}");
+        }
+        // What still waits would be sent now.
+        cluster.redis.thaw();
+        assert!(began.elapsed() < Duration::from_secs(2), "Redis was missed");
+        for node in &cluster.nodes {
+            node.expect_partial(false).await;
+        }
+        // Questions go out in their order, so this one is behind all that still waits.
+        let path = "/v1/users/nobody/connections";
+        crate::wire::until(PATIENCE, async || {
+            let (status, answer) = a.order("DELETE", path, Value::Null).await;
+            (status == 204).then_some(()).ok_or(answer.to_string())
+        })
+        .await;
+        b.publish(TO, json!({ "data": "left" })).await;
+        let mut left = 0;
+        for stream in &mut streams {
+            left += usize::from(stream.next_of(&["message", "closed"]).await.name == "message");
+        }
+        // One at a time is on its way, and Redis may find that one in its socket.
+        assert!(left + 1 >= STREAMS, "{left} of {STREAMS} are left");
+    });
 }
 
 #[tokio::test]
