@@ -217,7 +217,7 @@ impl Shared {
             return None;
         }
         let places = view.begin(me);
-        view.leased(true, asked);
+        view.leased(true, Instant::now());
         view.clock
             .compare(leased.now_ms, unix_ms, took, Instant::now());
         self.hub.share_all(places, Instant::now());
@@ -292,7 +292,7 @@ impl Shared {
         view.clock
             .compare(leased.now_ms, unix_ms(), asked.elapsed(), now);
         if view.me == me {
-            view.leased(leased.held, asked);
+            view.leased(leased.held, now);
         }
         let older = view.older;
         nodes.retain(|node| Some(node.incarnation) != older);

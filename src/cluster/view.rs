@@ -143,7 +143,7 @@ pub(super) struct View {
     /// True once all totals were read.
     loaded: bool,
     last_heard: Option<Instant>,
-    /// When the own lease was last renewed.
+    /// When it was last heard that the own lease is renewed.
     leased_at: Option<Instant>,
     /// True where the own lease has lapsed, and the others may have taken off what is here.
     lapsed: bool,
@@ -256,11 +256,12 @@ impl View {
         !self.loaded || waiting || awaited || unleased || !self.is_near(now)
     }
 
-    /// Notes what became of the own lease by a call made then.
-    pub(super) fn leased(&mut self, held: bool, asked: Instant) {
+    /// Notes what became of the own lease by an answer that came then: with answers two seconds
+    /// late the lease is kept, though it is old news.
+    pub(super) fn leased(&mut self, held: bool, answered: Instant) {
         self.lapsed = !held;
         if held {
-            self.leased_at = Some(asked);
+            self.leased_at = Some(answered);
         }
     }
 
