@@ -219,6 +219,8 @@ pub async fn list(
     let mut rooms = if personal {
         peers::personal(&app, prefix).await
     } else {
+        // This node knows all rooms by the announcements. A sweep of Redis' totals takes Redis 165 ms
+        // for 100,000 rooms (measured with 7.0), and would for every node that is asked.
         app.hub().occupied(false, &wanted)
     };
     rooms.retain(|(room, _)| wanted(room));

@@ -27,7 +27,8 @@ const HEDGE: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(300);
 /// Most rooms in a batch.
 const ROOMS: usize = 500;
-/// Most identities in a batch.
+/// Most identities in a batch: 16 ms of Redis in one script, where 500 take 4 (measured with 7.0). A
+/// node of 15,000 readers whose answers come 2 s late tells everything in 16 s, with 500 in a minute.
 const MOVES: usize = 2_000;
 /// Most claims in a batch.
 const CLAIMS: usize = 1_000;

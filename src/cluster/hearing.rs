@@ -74,8 +74,7 @@ impl Shared {
         let reload = view.reload;
         drop(view);
         if turned {
-            self.retell.notify_one();
-            self.turned.notify_waiters();
+            self.has_turned(announcement.epoch, false);
         }
         if reload {
             self.reread.notify_one();

@@ -50,6 +50,9 @@ use crate::{
 /// How long a start waits for the others' numbers before it goes on without them.
 const FIRST_CONTACT: Duration = Duration::from_secs(3);
 
+/// Shortest time between two complaints in the log that Redis does not answer.
+const COMPLAINTS: Duration = Duration::from_secs(10);
+
 /// Answers what another node asks about connections of this one.
 pub type Respond = Box<dyn Fn(Ask) -> Reply + Send + Sync>;
 
@@ -107,6 +110,8 @@ struct Shared {
     minutes: Option<Minutes>,
     calls: AtomicU64,
     failures: AtomicU64,
+    /// When the log last said that a call failed.
+    complained: Mutex<Option<Instant>>,
     resyncs: AtomicU64,
     /// True once Redis held a higher format.
     outdated: AtomicBool,
@@ -174,6 +179,7 @@ impl Cluster {
             minutes: membership.history.cloned().map(Minutes::new),
             calls: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            complained: Mutex::default(),
             resyncs: AtomicU64::new(0),
             outdated: AtomicBool::new(false),
         }));
@@ -262,12 +268,10 @@ impl Shared {
                 {
                     tracing::error!(%error, "serving as if Redis was away, until this node is upgraded");
                 }
-                // The first failure of a row, and then every hundredth.
-                if self
-                    .failures
-                    .fetch_add(1, Ordering::Relaxed)
-                    .is_multiple_of(100)
-                {
+                self.failures.fetch_add(1, Ordering::Relaxed);
+                let mut complained = self.complained.lock();
+                if complained.is_none_or(|at| at.elapsed() >= COMPLAINTS) {
+                    *complained = Some(Instant::now());
                     let cause = std::error::Error::source(&error).map(ToString::to_string);
                     tracing::warn!(what, %error, cause, "Redis");
                 } else {
@@ -301,9 +305,19 @@ impl Shared {
         if view.epoch() == Some(epoch) {
             return;
         }
-        tracing::info!(%epoch, "a new epoch of Redis: telling all numbers anew");
+        let is_first = view.epoch().is_none();
         view.turn(epoch, version, Instant::now());
         drop(view);
+        self.has_turned(epoch, is_first);
+    }
+
+    /// Says that another epoch is in force, and wakes whoever tells and reads everything then.
+    fn has_turned(&self, epoch: store::Epoch, is_first: bool) {
+        if is_first {
+            tracing::info!(%epoch, "met Redis: telling all numbers");
+        } else {
+            tracing::info!(%epoch, "a new epoch of Redis: telling all numbers anew");
+        }
         self.retell.notify_one();
         self.reread.notify_one();
         self.turned.notify_waiters();

@@ -1,9 +1,9 @@
 //! The socket as hyper sees it.
 //!
 //! Four things are different from a bare one. The socket stays ours while hyper uses it, so that
-//! what comes after hyper can be done with it. What was taken from it before comes first. The answers that hyper gives by itself to a
-//! head that it cannot read are exchanged for ones with a body that says what is wrong. And over
-//! HTTP/2 what comes in is bounded.
+//! what comes after hyper can be done with it. What was taken from it before comes first. The
+//! answers that hyper gives by itself to a head that it cannot read are exchanged for ones with a
+//! body that says what is wrong. And over HTTP/2 what comes in is bounded.
 
 use std::{
     io,
