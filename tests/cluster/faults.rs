@@ -519,7 +519,8 @@ fn lost_replies_and_announcements_bend_no_number() {
         // longer than two replies that never come, one after the other.
         let window = BURIED + timeout * 2 + LAG;
         healed.expect_seen(window, |seen, truth| {
-            not_below(seen, truth, READERS / 2) && not_above(seen, truth, 0)
+            // Two of the three at once, at the worst.
+            not_below(seen, truth, READERS * 3 / 4) && not_above(seen, truth, 0)
         });
     });
 }
@@ -552,8 +553,11 @@ fn replies_that_come_two_seconds_late_bend_no_number() {
         let scene = rest(scene, PATIENCE + delay * 2).await;
         clear(&scene);
         let healed = scene.heals(Instant::now(), delay + HEALED).await;
+        // Who has tabs on two nodes may be missed for one while news of the other is late; a node
+        // that lost its lease would be missed with a third of all.
+        let few = READERS / 20;
         healed.expect_seen(delay * 2 + HEALED + LAG, |seen, truth| {
-            not_below(seen, truth, 0) && not_above(seen, truth, 0)
+            not_below(seen, truth, few) && not_above(seen, truth, 0)
         });
     });
 }
