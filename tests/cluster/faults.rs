@@ -85,6 +85,13 @@ impl Scene {
             during: (self.began, Instant::now()),
         }
     }
+
+    /// Checks that everything is right soon after a fault that is over now, and that no reader
+    /// noticed it.
+    async fn heals_calmly(self) {
+        let healed = self.heals(Instant::now(), HEALED).await;
+        healed.expect_seen(HEALED + LAG, calm);
+    }
 }
 
 /// A scene after its fault.
@@ -220,8 +227,7 @@ fn a_redis_that_comes_back_empty_is_filled_and_no_reader_notices() {
         let mut scene = Scene::begin().await;
         scene.cluster.redis.kill();
         scene.cluster.redis.start_empty().await;
-        let healed = scene.heals(Instant::now(), HEALED).await;
-        healed.expect_seen(HEALED + LAG, calm);
+        scene.heals_calmly().await;
     });
 }
 
@@ -233,8 +239,7 @@ fn a_redis_restored_from_an_older_snapshot_brings_nobody_back() {
         // Long enough for the leases in the snapshot to be over, and for the numbers to be others.
         sleep(Duration::from_secs(4)).await;
         scene.cluster.redis.restore(&snapshot).await;
-        let healed = scene.heals(Instant::now(), HEALED).await;
-        healed.expect_seen(HEALED + LAG, calm);
+        scene.heals_calmly().await;
     });
 }
 
@@ -245,8 +250,7 @@ fn a_redis_restored_at_once_from_a_snapshot_just_taken_brings_nobody_back() {
         let snapshot = scene.cluster.redis.snapshot().await;
         sleep(Duration::from_millis(700)).await;
         scene.cluster.redis.restore(&snapshot).await;
-        let healed = scene.heals(Instant::now(), HEALED).await;
-        healed.expect_seen(HEALED + LAG, calm);
+        scene.heals_calmly().await;
     });
 }
 
@@ -258,8 +262,7 @@ fn flushing_redis_twice_makes_no_reader_see_a_dip_or_a_double() {
         // In the midst of being filled again.
         sleep(Duration::from_millis(400)).await;
         scene.cluster.redis.flush_all().await;
-        let healed = scene.heals(Instant::now(), HEALED).await;
-        healed.expect_seen(HEALED + LAG, calm);
+        scene.heals_calmly().await;
     });
 }
 
@@ -535,8 +538,7 @@ fn doubled_requests_bend_no_number() {
         };
         weather(&scene, doubling, BAD).await;
         clear(&scene);
-        let healed = scene.heals(Instant::now(), HEALED).await;
-        healed.expect_seen(HEALED + LAG, calm);
+        scene.heals_calmly().await;
     });
 }
 
@@ -579,8 +581,7 @@ fn replies_and_announcements_that_overtake_each_other_bend_no_number() {
         }
         let scene = rest(scene, PATIENCE).await;
         clear(&scene);
-        let healed = scene.heals(Instant::now(), HEALED).await;
-        healed.expect_seen(HEALED + LAG, calm);
+        scene.heals_calmly().await;
     });
 }
 

@@ -129,13 +129,7 @@ fn open(
     asks: Asks,
     settle: Option<u32>,
 ) -> Result<Opened> {
-    clients.ask(&Order::Open {
-        address,
-        viewers,
-        asks,
-        at_once: AT_ONCE,
-        settle,
-    })
+    open_at_once(clients, address, viewers, asks, AT_ONCE, settle)
 }
 
 /// A storm: all connect at once to one blog, and the listener's queue holds what it can.
@@ -145,11 +139,23 @@ fn storm(
     viewers: u32,
     settle: Option<u32>,
 ) -> Result<Opened> {
+    let at_once = viewers as usize;
+    open_at_once(clients, address, viewers, Asks::OneBlog, at_once, settle)
+}
+
+fn open_at_once(
+    clients: &mut Role,
+    address: SocketAddr,
+    viewers: u32,
+    asks: Asks,
+    at_once: usize,
+    settle: Option<u32>,
+) -> Result<Opened> {
     clients.ask(&Order::Open {
         address,
         viewers,
-        asks: Asks::OneBlog,
-        at_once: viewers as usize,
+        asks,
+        at_once,
         settle,
     })
 }
