@@ -8,15 +8,12 @@ use super::{
     Shared,
     store::{Lane, parse_blocks},
 };
-use crate::hub::{Blocked, ConnectionId, Identity, UserId, ViewerName};
+use crate::hub::{Blocked, ConnectionId, Identity, MOST_BLOCKS, UserId, ViewerName};
 
 /// Longest block, as the contract has it: what says more was not written by a node.
 const LONGEST: Duration = Duration::from_hours(24);
 /// Blocks told or read in one call.
 const PAGE: usize = 500;
-
-/// Most blocks that wait to be told: as many as the hub keeps.
-const MOST: usize = 100_000;
 
 impl Shared {
     /// Takes the blocks made here to those that are to be told. Where more wait than there can be
@@ -24,7 +21,7 @@ impl Shared {
     pub(super) fn take_blocks(&self) {
         let mut blocks = self.blocks.lock();
         blocks.extend(self.hub.take_blocks());
-        if blocks.len() > MOST {
+        if blocks.len() > MOST_BLOCKS {
             *blocks = self.hub.blocks();
         }
     }

@@ -336,22 +336,10 @@ mod tests {
     use super::*;
     use crate::{
         hub::{
-            ConnectionId, Entry, Fingerprint, Identity, Inbox, Registration, Resume, RoomId, Tempo,
+            ConnectionId, Entry, Identity, Inbox, Nameless, Registration, Resume, RoomId, Tempo,
         },
         sse::Encoder,
     };
-
-    struct Nameless;
-
-    impl Fingerprints for Nameless {
-        fn identity(&self, _: &Identity) -> Option<Fingerprint> {
-            None
-        }
-
-        fn connection(&self, _: ConnectionId) -> Fingerprint {
-            Fingerprint::default()
-        }
-    }
 
     fn visit(hub: &Hub, room: &str) -> Registration {
         let now = Instant::now();

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::{
     clock::Clock,
-    store::{Announcement, Claim, Epoch, Incarnation, RoomChange, SERVICE, Stamp, Total},
+    store::{Announcement, Claim, Epoch, Incarnation, LEASE_MS, RoomChange, SERVICE, Stamp, Total},
 };
 use crate::hub::{ConnectionId, Fingerprint, MEMBER, Occupancy, Part, RoomId};
 
@@ -22,8 +22,10 @@ use crate::hub::{ConnectionId, Fingerprint, MEMBER, Occupancy, Part, RoomId};
 pub(super) const HOLD: Duration = Duration::from_millis(1_500);
 /// How long the number of an own claim is remembered: longer than clocks may differ.
 const RECENT: Duration = Duration::from_mins(1);
+/// Time between two looks for numbers that are older.
+const SWEEP: Duration = Duration::from_secs(1);
 /// How long a lease lasts.
-const LEASE: Duration = Duration::from_secs(3);
+const LEASE: Duration = Duration::from_millis(LEASE_MS);
 /// Nothing acknowledged or heard for so long, and the others' numbers may be old.
 pub(super) const SILENCE: Duration = Duration::from_millis(2_500);
 /// How many of its own incarnations a node remembers.
@@ -153,6 +155,8 @@ pub(super) struct View {
     pub(super) claims_read: bool,
     /// Own claims of the last seconds: with their number, once acknowledged, and since when.
     recent: HashMap<ConnectionId, (Option<u64>, Instant)>,
+    /// When old ones of them were last forgotten.
+    swept: Option<Instant>,
     /// The newest own claim that was acknowledged.
     numbered: u64,
     /// Redis' clock, by which claims are told.
@@ -204,6 +208,7 @@ impl View {
             claims_seen: 0,
             claims_read: false,
             recent: HashMap::new(),
+            swept: None,
             numbered: 0,
             clock: Clock::default(),
             heard: 0,
@@ -417,14 +422,25 @@ impl View {
         places
     }
 
+    /// Forgets own claims that are old. Once a second: in a storm a minute's are many, and a batch
+    /// goes out every 50 ms.
+    fn forget_claims(&mut self, now: Instant) {
+        let is_swept = |at: Instant| now.duration_since(at) < SWEEP;
+        if self.swept.is_some_and(is_swept) {
+            return;
+        }
+        self.swept = Some(now);
+        let young = |since: Instant| now.duration_since(since) < RECENT;
+        self.recent
+            .retain(|_, (number, since)| number.is_none() || young(*since));
+    }
+
     /// Puts what changed into the next batch, which stays as it is until it is acknowledged.
     pub(super) fn freeze(&mut self, parts: Vec<Part>, claims: Vec<Opening>, done: bool) -> Frozen {
         let number = self.next_batch;
         self.next_batch += 1;
         let now = Instant::now();
-        let young = |since: Instant| now.duration_since(since) < RECENT;
-        self.recent
-            .retain(|_, (number, since)| number.is_none() || young(*since));
+        self.forget_claims(now);
         let waiting = claims.iter().map(|(id, _)| (*id, (None, now)));
         self.recent.extend(waiting);
         let mut rooms = Vec::with_capacity(parts.len());

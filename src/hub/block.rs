@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{ConnectionId, Identity};
 
 /// Most blocks kept at once; past it the one that ends soonest makes room.
-const MOST: usize = 100_000;
+pub const MOST_BLOCKS: usize = 100_000;
 
 /// Who may not come in.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -28,11 +28,11 @@ impl Blocks {
         if until <= now {
             return;
         }
-        if self.0.len() >= MOST && !self.0.contains_key(&whom) {
+        if self.0.len() >= MOST_BLOCKS && !self.0.contains_key(&whom) {
             self.0.retain(|_, end| *end > now);
             let soonest = self.0.iter().min_by_key(|(_, end)| **end);
             if let Some(soonest) = soonest.map(|(blocked, _)| blocked.clone())
-                && self.0.len() >= MOST
+                && self.0.len() >= MOST_BLOCKS
             {
                 self.0.remove(&soonest);
             }

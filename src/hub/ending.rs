@@ -252,7 +252,7 @@ impl State {
 mod tests {
     use super::*;
     use crate::{
-        hub::{Entry, Fingerprint, Fingerprints, Hub, Inbox, Registration, Resume, Tempo},
+        hub::{Entry, Hub, Inbox, Nameless, Registration, Resume, Tempo},
         sse::Encoder,
     };
 
@@ -264,18 +264,6 @@ mod tests {
             leave_grace,
         };
         Hub::new(Box::new(Encoder), tempo)
-    }
-
-    struct Nameless;
-
-    impl Fingerprints for Nameless {
-        fn identity(&self, _: &Identity) -> Option<Fingerprint> {
-            None
-        }
-
-        fn connection(&self, _: ConnectionId) -> Fingerprint {
-            Fingerprint::default()
-        }
     }
 
     /// Opens a stream with a task of its own, which is in no room.

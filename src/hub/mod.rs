@@ -45,9 +45,11 @@ use tokio::{
     time::Instant,
 };
 
+#[cfg(test)]
+pub(crate) use self::sharing::Nameless;
 pub(crate) use self::terms::Counts;
 pub use self::{
-    block::Blocked,
+    block::{Blocked, MOST_BLOCKS},
     cursor::{Cursor, Seat},
     frame::Frame,
     id::{ConnectionId, Identity, InvalidName, RoomId, UserId, ViewerName},

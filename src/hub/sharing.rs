@@ -32,6 +32,21 @@ pub trait Fingerprints: Send + Sync {
     fn connection(&self, id: ConnectionId) -> Fingerprint;
 }
 
+/// Knows nobody, for tests of what does not depend on who somebody is.
+#[cfg(test)]
+pub(crate) struct Nameless;
+
+#[cfg(test)]
+impl Fingerprints for Nameless {
+    fn identity(&self, _: &Identity) -> Option<Fingerprint> {
+        None
+    }
+
+    fn connection(&self, _: ConnectionId) -> Fingerprint {
+        Fingerprint::default()
+    }
+}
+
 /// This node's part of a room, and who of it came and went since the part was last taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {

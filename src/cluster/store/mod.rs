@@ -30,7 +30,7 @@ pub use self::{
     lane::Lane,
     listener::{Heard, Listener},
     log::{LogEntry, LogPage, LogSpan, Publication, Published},
-    nodes::{Card, Leased, Node},
+    nodes::{Card, LEASE_MS, Leased, Node},
     numbers::{Batch, Claim, Flushed, Opened, RoomChange, SERVICE, Total, TotalsPage},
     script::Clock,
 };

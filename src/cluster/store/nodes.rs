@@ -9,7 +9,7 @@ use super::{
 };
 
 /// How long a lease runs from its last renewal, ms of script time.
-pub(super) const LEASE_MS: u64 = 3_000;
+pub const LEASE_MS: u64 = 3_000;
 
 /// What a node says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
