@@ -61,9 +61,11 @@ pub struct Told {
     pub version: u64,
 }
 
-/// Longest time for which a viewer who went counts because another node may have it too. As long
-/// as four batches and their announcement take at most; where Redis is slower the number dips.
-pub(super) const LEAVING: Duration = Duration::from_millis(400);
+/// Longest time for which a viewer who went counts because another node may have it too. With Redis
+/// near that ends with the next announcement, in less than 0.1 s; where it takes longer than this
+/// the number misses those who have a tab on another node, since those who have none, by far most,
+/// are not to be shown for longer.
+pub(super) const LEAVING: Duration = Duration::from_secs(1);
 
 /// Viewers who went, each with the batch that says so, once there is one, and when it went.
 #[derive(Debug, Default)]
