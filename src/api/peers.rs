@@ -360,7 +360,9 @@ pub(super) async fn personal(app: &App, prefix: &str) -> Vec<(RoomId, Occupancy)
 }
 
 /// The numbers of these rooms, in their order: the hub knows them, but for personal rooms of
-/// several nodes.
+/// several nodes, whose hubs are asked. Nobody is shown those numbers unasked, so they need no
+/// place among the totals in Redis, which a join with a token would change twice; and asked of who
+/// holds the streams they are right at once.
 pub(super) async fn occupancies(app: &App, rooms: &[RoomId]) -> Vec<Occupancy> {
     let personal: Vec<String> = rooms
         .iter()

@@ -464,10 +464,6 @@ impl View {
 
     /// Notes this node's share in a room as a batch says it.
     fn note_share(&mut self, number: u64, part: &Part) {
-        if part.room.as_ref().is_some_and(RoomId::is_personal) {
-            // Nothing of it is announced, and so nothing would ever be taken off.
-            return;
-        }
         let known = self.known.entry(part.room.clone()).or_default();
         let of = |list: &[Fingerprint]| {
             let members = list.iter().filter(|name| name[0] == MEMBER).count();

@@ -108,11 +108,9 @@ local function is_member(fingerprint)
   return string.sub(fingerprint, 1, 1) == 'm'
 end
 
--- Marks a room for the next announcement. Personal rooms are read on demand.
+-- Marks a room for the next announcement.
 local function touch(room)
-  if string.sub(room, 1, 5) ~= 'user:' then
-    redis.call('SADD', CHANGED, room)
-  end
+  redis.call('SADD', CHANGED, room)
 end
 
 -- Announces what is pending where the last announcement is 25 ms old. Returns in how many ms to try

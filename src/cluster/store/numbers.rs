@@ -159,7 +159,7 @@ impl Lane {
             .await
     }
 
-    /// Reads a page of all totals, personal rooms aside: `cursor` 0 begins, about `count` rooms.
+    /// Reads a page of all totals: `cursor` 0 begins, about `count` rooms.
     ///
     /// # Errors
     ///
@@ -177,27 +177,6 @@ impl Lane {
         arguments.push(&cursor);
         arguments.push(&count.max(1));
         self.call(&shared.scripts.totals, stamp, arguments, totals_page)
-            .await
-    }
-
-    /// Reads the totals of these rooms, 0 where nobody is.
-    ///
-    /// # Errors
-    ///
-    /// As every call's.
-    pub async fn totals_of(
-        &mut self,
-        stamp: Stamp,
-        me: Incarnation,
-        rooms: &[String],
-    ) -> Result<Answer<TotalsPage>, StoreError> {
-        let shared = Arc::clone(&self.shared);
-        let mut arguments = Arguments::default();
-        arguments.push(&me);
-        for room in rooms {
-            arguments.push_bytes(room.as_bytes());
-        }
-        self.call(&shared.scripts.totals_of, stamp, arguments, totals_page)
             .await
     }
 

@@ -60,7 +60,6 @@ scripts! {
     reap: "prelude.lua" "counting.lua" "reap.lua";
     announce: "prelude.lua" "counting.lua" "announce.lua";
     totals: "prelude.lua" "counting.lua" "totals.lua";
-    totals_of: "prelude.lua" "counting.lua" "totals_of.lua";
     claims: "prelude.lua" "claims.lua";
     block: "prelude.lua" "block.lua";
     blocks: "prelude.lua" "blocks.lua";

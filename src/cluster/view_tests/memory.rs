@@ -71,22 +71,6 @@ fn rooms_whose_last_announcement_was_lost_are_forgotten_with_the_next_reading() 
     assert_eq!(node.view.remembered(), (0, 0));
 }
 
-/// Of personal rooms nothing is announced; their numbers are asked for where somebody wants them.
-#[test]
-fn personal_rooms_are_not_remembered() {
-    let mut node = Node::ready();
-    for number in 0..ROOMS {
-        let room = format!("user:{number}");
-        let frozen = node
-            .view
-            .freeze(vec![part_of(&room, &[member(1)])], Vec::new(), false);
-        assert_eq!(frozen.rooms[0].room, room);
-        assert_eq!(frozen.rooms[0].add, [member(1)]);
-        node.view.acknowledge(&frozen, 0);
-    }
-    assert_eq!(node.view.remembered(), (0, 0));
-}
-
 #[test]
 fn a_batch_on_its_way_is_remembered_beyond_a_reading() {
     let mut node = Node::ready();

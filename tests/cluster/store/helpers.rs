@@ -177,15 +177,24 @@ impl TestNode {
     }
 
     pub(crate) async fn page_of(&mut self, room: &str) -> TotalsPage {
-        done(
-            self.lane
-                .totals_of(self.stamp, self.me, &[room.to_owned()])
-                .await,
-        )
+        let mut page = done(self.lane.totals(self.stamp, self.me, 0, 100).await);
+        while page.cursor != 0 && page.rooms.iter().all(|(found, _)| found != room) {
+            page = done(
+                self.lane
+                    .totals(self.stamp, self.me, page.cursor, 100)
+                    .await,
+            );
+        }
+        page.rooms.retain(|(found, _)| found == room);
+        page
     }
 
     pub(crate) async fn total(&mut self, room: &str) -> Total {
-        self.page_of(room).await.rooms[0].1
+        let page = self.page_of(room).await;
+        page.rooms
+            .first()
+            .map(|(_, total)| *total)
+            .unwrap_or_default()
     }
 
     /// Reaps all that is lapsed as far as the store names it, in small steps.

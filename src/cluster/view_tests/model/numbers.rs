@@ -63,7 +63,7 @@ impl Store {
             for name in &room.remove {
                 touched |= entry.names.remove(name) || before.names.remove(name);
             }
-            if touched && !place.as_ref().is_some_and(|room| room.is_personal()) {
+            if touched {
                 self.changed.insert(place);
             }
         }
@@ -109,7 +109,7 @@ impl Store {
         })
     }
 
-    /// Reads the totals of some places after this one, personal rooms aside.
+    /// Reads the totals of some places after this one.
     pub(super) fn totals(
         &mut self,
         who: Caller,
@@ -126,9 +126,6 @@ impl Store {
             .filter(|place| after.is_none_or(|after| *place > after));
         let rest: Vec<&Place> = rest.collect();
         let page = &rest[..rest.len().min(count)];
-        let public = page
-            .iter()
-            .filter(|p| !p.as_ref().is_some_and(|room| room.is_personal()));
         let name = |place: &Place| place.as_ref().map_or("*".to_owned(), ToString::to_string);
         Ok(Page {
             cursor: page
@@ -137,7 +134,8 @@ impl Store {
                 .map(|last| (*last).clone()),
             version: self.version,
             applied: self.lives.get(&who.me).map_or(0, |life| life.batch),
-            rooms: public
+            rooms: page
+                .iter()
                 .map(|place| (name(place), total(&self.entries, place)))
                 .collect(),
             at: self.at(),
@@ -172,8 +170,6 @@ impl Store {
                 self.changed.insert(place.clone());
             }
         }
-        self.changed
-            .retain(|place| !place.as_ref().is_some_and(|room| room.is_personal()));
         self.note();
         self.reaped.entry(lapsed).or_insert(self.states.len() - 1);
         if self.entries.get(&lapsed).is_none_or(BTreeMap::is_empty) {
