@@ -1,6 +1,10 @@
 //! Messages: one order for all nodes, the log in Redis. Each node reads it from end to end and
 //! delivers to its own streams.
 //!
+//! No room has a stream of its own: every node has all messages of the last minutes at hand anyway,
+//! and the entries of such streams alone made a publish three times as long a script (12.8 us beside
+//! 4.2, Redis 7.0).
+//!
 //! What the log kept no longer when a node came to it is lost there, and the node's streams are told
 //! so.
 //!
