@@ -87,10 +87,6 @@ impl Fingerprints for TicketKeys {
             Identity::Member(user) => Some(self.fingerprint(MEMBER, user.as_str().as_bytes())),
         }
     }
-
-    fn connection(&self, id: ConnectionId) -> Fingerprint {
-        self.fingerprint(b'c', &id.to_bits().to_be_bytes())
-    }
 }
 
 impl TicketKeys {

@@ -2,15 +2,15 @@
 //!
 //! A user's personal room costs nothing of its own: this list serves.
 
-use std::hash::BuildHasher;
+use std::{cell::OnceCell, hash::BuildHasher};
 
 use hashbrown::HashTable;
 use slab::Slab;
 use smallvec::SmallVec;
 
-use super::{Identity, UserId, room::Viewer};
+use super::{Fingerprint, Identity, UserId, room::Viewer, sharing::Fingerprints};
 
-/// About 90 bytes and the name.
+/// About 110 bytes and the name.
 #[derive(Debug)]
 pub(super) struct Person {
     pub(super) identity: Identity,
@@ -20,9 +20,18 @@ pub(super) struct Person {
     pub(super) joined: u32,
     /// Sequence of the newest message to the personal room since the first connection.
     pub(super) addressed: u64,
+    /// Made when first asked for: a keyed hash of each of thousands, when everything is to be told
+    /// again, would hold up who joins.
+    fingerprint: OnceCell<Option<Fingerprint>>,
 }
 
 impl Person {
+    /// What other nodes know this person by.
+    pub(super) fn fingerprint(&self, made_by: &dyn Fingerprints) -> Option<Fingerprint> {
+        let made = || made_by.identity(&self.identity);
+        *self.fingerprint.get_or_init(made)
+    }
+
     /// True where the person is one of the service's viewers: in a room, and a member always is.
     pub(super) fn counts(&self) -> bool {
         self.joined > 0 || matches!(self.identity, Identity::Member(_))
@@ -85,6 +94,7 @@ impl People {
             connections: SmallVec::new(),
             joined: 0,
             addressed: 0,
+            fingerprint: OnceCell::new(),
         };
         let place = u32::try_from(self.slab.insert(person)).unwrap_or(u32::MAX);
         let hash = self.hasher.hash_one(identity);

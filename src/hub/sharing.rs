@@ -17,8 +17,11 @@ use super::{
     wakes::Wakes,
 };
 
-/// A viewer as all nodes know it: one byte that says what kind it is (`m` a member, known by a token;
-/// `v` an id that the client chose; `c` the connection itself), then 96 bits of a keyed hash.
+/// A viewer as all nodes know it.
+///
+/// One byte says what kind it is (`m` a member, known by a token; `v` an id that the client chose; `c`
+/// the connection itself), then come 96 bits: of a keyed hash of the name, or of the connection's
+/// id, which is random.
 pub type Fingerprint = [u8; 13];
 
 /// First byte of the fingerprint of a viewer known by a token.
@@ -28,8 +31,13 @@ pub const MEMBER: u8 = b'm';
 pub trait Fingerprints: Send + Sync {
     /// Of a named viewer; `None` for one that is known by its connection alone.
     fn identity(&self, identity: &Identity) -> Option<Fingerprint>;
-    /// Of a connection that was opened by a ticket and so may be opened on another node.
-    fn connection(&self, id: ConnectionId) -> Fingerprint;
+}
+
+/// The fingerprint of a connection that was opened by a ticket and so may be opened on another node.
+fn of_connection(id: ConnectionId) -> Fingerprint {
+    let mut fingerprint = [b'c'; 13];
+    fingerprint[1..].copy_from_slice(&id.to_bits().to_be_bytes()[4..]);
+    fingerprint
 }
 
 /// Knows nobody, for tests of what does not depend on who somebody is.
@@ -40,10 +48,6 @@ pub(crate) struct Nameless;
 impl Fingerprints for Nameless {
     fn identity(&self, _: &Identity) -> Option<Fingerprint> {
         None
-    }
-
-    fn connection(&self, _: ConnectionId) -> Fingerprint {
-        Fingerprint::default()
     }
 }
 
@@ -177,10 +181,10 @@ impl State {
         let connection = self.connections.get(connection);
         match connection.viewer {
             Viewer::Connection => None,
-            Viewer::Ticketed => Some(sharing.fingerprints.connection(connection.id)),
+            Viewer::Ticketed => Some(of_connection(connection.id)),
             Viewer::Person { place, .. } => {
-                let identity = &self.people.get(place).identity;
-                sharing.fingerprints.identity(identity)
+                let person = self.people.get(place);
+                person.fingerprint(&*sharing.fingerprints)
             }
         }
     }
@@ -332,7 +336,7 @@ impl State {
         match room {
             None => {
                 let people = self.people.iter().filter(|person| person.counts());
-                let named = people.filter_map(|p| sharing.fingerprints.identity(&p.identity));
+                let named = people.filter_map(|p| p.fingerprint(&*sharing.fingerprints));
                 let ticketed = self.connections.current().filter(|(_, connection)| {
                     connection.viewer == Viewer::Ticketed && connection.joined() > 0
                 });
@@ -348,9 +352,8 @@ impl State {
                 };
                 let room = self.rooms.get(index);
                 let people = room.people().filter_map(|place| {
-                    sharing
-                        .fingerprints
-                        .identity(&self.people.get(place).identity)
+                    let person = self.people.get(place);
+                    person.fingerprint(&*sharing.fingerprints)
                 });
                 let ticketed = room.joined.iter().copied().filter(|&index| {
                     room.has_ticketed() && self.connections.get(index).viewer == Viewer::Ticketed

@@ -412,10 +412,6 @@ impl Fingerprints for Names {
             Identity::Member(user) => Some(fingerprint(MEMBER, user.as_str().as_bytes())),
         }
     }
-
-    fn connection(&self, id: ConnectionId) -> Fingerprint {
-        fingerprint(b'c', &id.to_bits().to_be_bytes()[4..])
-    }
 }
 
 fn fingerprint(kind: u8, name: &[u8]) -> Fingerprint {
