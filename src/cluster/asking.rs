@@ -213,6 +213,7 @@ mod tests {
                 since_ms: 0,
                 connections: 0,
                 synced: true,
+                unheard: false,
             },
             lag_ms: 0,
         };

@@ -39,14 +39,22 @@ const REAP: u32 = 2_000;
 /// A change of whether numbers are partial is told to the rooms within this time.
 const SPREAD_MS: u64 = 2_000;
 
+/// Whether there was anything to tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Something,
+    Nothing,
+}
+
 impl Shared {
-    fn card(&self, synced: bool) -> Card {
+    fn card(&self, synced: bool, unheard: bool) -> Card {
         Card {
             name: self.name.clone(),
             process: Some(self.process),
             since_ms: self.since_ms,
             connections: u64::from(self.hub.totals().own.connections),
             synced,
+            unheard,
         }
     }
 
@@ -71,12 +79,13 @@ impl Shared {
             let told = self
                 .tell_once(&mut lane, &mut frozen, &mut announce_at)
                 .await;
-            if told.is_none() {
+            let Some(told) = told else {
                 pause(RETRY).await;
                 continue;
-            }
+            };
             let pace = async {
-                if !self.view.lock().telling {
+                // While everything is told at once, what is left may wait for something to be read.
+                if told == Told::Nothing || !self.view.lock().telling {
                     tokio::time::sleep_until(begun + FLUSH).await;
                 }
             };
@@ -100,14 +109,14 @@ impl Shared {
         *announce_at = wait.map(|wait| Instant::now() + wait);
     }
 
-    /// Sends one batch, the one before again where it was not acknowledged. `None` where Redis
-    /// did not take it.
+    /// Sends one batch, the one before again where it was not acknowledged; answers whether there
+    /// was anything to send. `None` where Redis did not take it.
     async fn tell_once(
         &self,
         lane: &mut Lane,
         frozen: &mut Option<Frozen>,
         announce_at: &mut Option<Instant>,
-    ) -> Option<()> {
+    ) -> Option<Told> {
         if self.view.lock().epoch().is_none() {
             let (epoch, version) = self.called("connect", lane.connect().await)?;
             self.turn(epoch, version);
@@ -127,7 +136,8 @@ impl Shared {
         if batch.rooms.is_empty() && batch.claims.is_empty() && !batch.done {
             self.view.lock().unused(batch);
             *frozen = None;
-            return self.send_blocks(lane).await;
+            self.send_blocks(lane).await?;
+            return Some(Told::Nothing);
         }
         let (stamp, me, older, claims) = {
             let mut view = self.view.lock();
@@ -171,13 +181,14 @@ impl Shared {
                 tracing::warn!("this node's lease or a batch was lost: telling all numbers anew");
                 self.view.lock().resync = true;
                 // Its claims are made again when the resync begins.
-                return Some(());
+                return Some(Told::Something);
             }
             // Another epoch is in force, and the view has turned to it.
             None => {}
         }
         *frozen = None;
-        self.send_blocks(lane).await
+        self.send_blocks(lane).await?;
+        Some(Told::Something)
     }
 
     fn freeze(&self) -> Frozen {
@@ -201,11 +212,22 @@ impl Shared {
     /// Takes a fresh incarnation, under which everything is told again.
     async fn begin(&self, lane: &mut Lane) -> Option<()> {
         let me = Incarnation::random();
-        let (stamp, older) = {
+        let (stamp, older, abandoned) = {
             let view = self.view.lock();
-            (view.stamp(), view.predecessor())
+            let older = view.predecessor();
+            (
+                view.stamp(),
+                older,
+                view.older.filter(|dropped| Some(*dropped) != older),
+            )
         };
-        let card = self.card(false);
+        if let Some(abandoned) = abandoned {
+            // One that was not yet taken over as a whole when this one broke off: what is left of it
+            // is taken off by whoever is told.
+            let released = lane.release(stamp, abandoned).await;
+            self.done(self.called("release", released)?)?;
+        }
+        let card = self.card(false, false);
         let asked = Instant::now();
         let answer = lane.lease(stamp, me, older, &card, true).await;
         let answer = self.called("lease", answer)?;
@@ -232,21 +254,16 @@ impl Shared {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let (stamp, me, older, telling, acknowledged) = {
+            let (stamp, me, older, (synced, unheard), acknowledged) = {
                 let view = self.view.lock();
                 let acknowledged = view.acknowledged();
-                (
-                    view.stamp(),
-                    view.me,
-                    view.older,
-                    view.telling,
-                    acknowledged,
-                )
+                let told = (!view.telling, view.is_unheard(Instant::now()));
+                (view.stamp(), view.me, view.older, told, acknowledged)
             };
             if stamp.epoch.is_none() {
                 continue;
             }
-            let card = self.card(!telling);
+            let card = self.card(synced, unheard);
             let asked = Instant::now();
             let mut other = self.redis.lane();
             let hedge = async {

@@ -128,6 +128,8 @@ pub(super) struct View {
     next_batch: u64,
     /// The newest own batch that was acknowledged.
     acknowledged: u64,
+    /// When the batch was made that is not acknowledged.
+    unheard_since: Option<Instant>,
     /// The newest own batch in the announced numbers.
     applied: u64,
     /// The version that the last lease's answer told.
@@ -193,6 +195,7 @@ impl View {
             past: VecDeque::new(),
             next_batch: 1,
             acknowledged: 0,
+            unheard_since: None,
             applied: 0,
             leased_version: 0,
             known: HashMap::new(),
@@ -258,7 +261,15 @@ impl View {
             || self
                 .leased_at
                 .is_some_and(|at| now.duration_since(at) >= LEASE);
-        !self.loaded || waiting || awaited || unleased || !self.is_near(now)
+        let unheard = self.is_unheard(now);
+        !self.loaded || waiting || awaited || unleased || unheard || !self.is_near(now)
+    }
+
+    /// True where what goes out has not been acknowledged for so long that others show this node's
+    /// numbers as they were, whatever else Redis answers.
+    pub(super) fn is_unheard(&self, now: Instant) -> bool {
+        self.unheard_since
+            .is_some_and(|since| now.duration_since(since) >= LEASE)
     }
 
     /// Notes what became of the own lease by an answer that came then: with answers two seconds
@@ -441,6 +452,8 @@ impl View {
         self.next_batch += 1;
         let now = Instant::now();
         self.forget_claims(now);
+        // One that was dropped is told again by this one.
+        self.unheard_since.get_or_insert(now);
         let waiting = claims.iter().map(|(id, _)| (*id, (None, now)));
         self.recent.extend(waiting);
         let mut rooms = Vec::with_capacity(parts.len());
@@ -504,6 +517,7 @@ impl View {
         if frozen.number + 1 == self.next_batch {
             self.next_batch = frozen.number;
         }
+        self.unheard_since = None;
     }
 
     /// The newest batch that was acknowledged; 0 before the first.
@@ -530,6 +544,7 @@ impl View {
             }
         }
         self.acknowledged = frozen.number;
+        self.unheard_since = None;
         if frozen.done {
             self.older = None;
             self.telling = false;

@@ -420,6 +420,7 @@ mod tests {
             since_ms: 0,
             connections: 0,
             synced: true,
+            unheard: false,
         };
         let (me, other) = (Incarnation::random(), Incarnation::random());
         let began = Instant::now();

@@ -35,6 +35,7 @@ mod resp;
 mod resp_proxy;
 mod silent;
 mod store;
+mod stuck;
 mod thousands;
 mod truth;
 mod wire;

@@ -205,10 +205,16 @@ impl Drop for Node {
     }
 }
 
-/// Settings as variables of the environment.
+/// Settings as variables of the environment; what has a variable's name already is one.
 fn variables(settings: &[(&str, &str)]) -> Vec<(String, String)> {
     let variable = |(name, value): &(&str, &str)| {
-        let name = format!("LIVECOUNT_{}", name.to_ascii_uppercase());
+        let name = match name
+            .chars()
+            .all(|char| char == '_' || char.is_ascii_uppercase())
+        {
+            true => (*name).to_owned(),
+            false => format!("LIVECOUNT_{}", name.to_ascii_uppercase()),
+        };
         (name, (*value).to_owned())
     };
     settings.iter().map(variable).collect()

@@ -2,7 +2,8 @@
 -- KEYS: 13 mine and 14 ids of the node; 15 mine and 16 ids of the incarnation before it, or again
 --       its own.
 -- ARGV: 5 incarnation; 6 the incarnation that it resyncs from, or empty; 7 new: 1 makes the lease,
---       0 only renews one that runs; 8 since, ms; 9 connections; 10 synced: 1 or 0; 11 name;
+--       0 only renews one that runs; 8 since, ms; 9 connections; 10 synced: 1, not yet: 0,
+--       or no more: 2; 11 name;
 --       12 process, or empty.
 -- Reply: held 1 or 0; now, ms; version; number of the last batch applied; in how many ms to
 --        announce, -1 for not at all; live nodes: incarnation, ms left, synced, since,
@@ -17,7 +18,9 @@ return answer(function(now, meta, clock)
   if held then
     local synced = ARGV[10]
     local card = redis.call('HGET', NODES, me)
-    if card and string.sub(card, 1, 1) == '1' then
+    if synced == '2' then
+      synced = '0'
+    elseif card and string.sub(card, 1, 1) == '1' then
       synced = '1'
     end
     redis.call('HSET', LEASES, me, now + LEASE_MS)

@@ -23,8 +23,12 @@ pub struct Card {
     pub since_ms: u64,
     /// Its open streams.
     pub connections: u64,
-    /// True where all that it counts is in the totals. Once true it stays so for the incarnation.
+    /// True where all that it counts is in the totals. Once true it stays so for the incarnation,
+    /// unless it says otherwise.
     pub synced: bool,
+    /// True where it says that its batches have not come through for a while: it is not synced any
+    /// more. Not read back.
+    pub unheard: bool,
 }
 
 /// A node whose lease runs.
@@ -84,7 +88,11 @@ impl Lane {
         arguments.push_flag(new);
         arguments.push(&card.since_ms);
         arguments.push(&card.connections);
-        arguments.push_flag(card.synced);
+        arguments.push(&if card.unheard {
+            2
+        } else {
+            u8::from(card.synced)
+        });
         arguments.push_bytes(card.name.as_bytes());
         let process = card.process.map(|process| process.to_string());
         arguments.push(&process.unwrap_or_default());
@@ -148,6 +156,7 @@ fn leased(reply: &mut Reply) -> Result<Leased, StoreError> {
             lag_ms: LEASE_MS.saturating_sub(left_ms),
             card: Card {
                 synced,
+                unheard: false,
                 since_ms: live.number()?,
                 connections: live.number()?,
                 name: String::from_utf8_lossy(&live.bytes()?).into_owned(),

@@ -88,6 +88,7 @@ local function is_damage(why)
     or string.find(why, 'not an integer', 1, true)
     or string.find(why, 'overflow', 1, true)
     or string.find(why, 'smaller than the target stream', 1, true)
+    or string.find(why, 'exhausted the last possible ID', 1, true)
 end
 
 -- No lease runs while nobody can renew it: those that ran at `now` end so much later. Else whoever is

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{HOLD, Node, epoch, incarnation};
+use super::{HOLD, Node, epoch, incarnation, part};
 use crate::cluster::view::SILENCE;
 
 const MOMENT: Duration = Duration::from_millis(1);
@@ -32,6 +32,26 @@ fn numbers_are_partial_when_nothing_was_heard_for_two_seconds_and_a_half() {
     assert!(!node.view.is_near(end) && node.view.is_partial(end));
     node.view.alive(end);
     assert!(node.view.is_near(end) && !node.view.is_partial(end));
+}
+
+#[test]
+fn numbers_are_partial_while_a_batch_has_long_not_come_through() {
+    let mut node = Node::ready();
+    let frozen = node.view.freeze(vec![part("blog:1", 1)], Vec::new(), false);
+    // What else Redis answers says nothing of it.
+    let end = tokio::time::Instant::now() + LEASE;
+    for moment in [node.now, end - LEASE / 2, end] {
+        node.view.alive(moment);
+        node.view.leased(true, moment);
+    }
+    assert!(!node.view.is_partial(end - LEASE / 2));
+    assert!(node.view.is_unheard(end) && node.view.is_partial(end));
+    node.view.acknowledge(&frozen, 0);
+    assert!(!node.view.is_unheard(end) && !node.view.is_partial(end));
+    // Nothing to say is nothing that waits.
+    let empty = node.view.freeze(Vec::new(), Vec::new(), false);
+    node.view.unused(&empty);
+    assert!(!node.view.is_unheard(end + LEASE));
 }
 
 #[test]

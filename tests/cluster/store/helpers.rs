@@ -102,6 +102,7 @@ impl TestNode {
             since_ms: 1,
             connections: 2,
             synced: false,
+            unheard: false,
         }
     }
 
