@@ -13,7 +13,7 @@
 
 use std::{
     collections::{HashSet, VecDeque},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -127,6 +127,8 @@ struct Own {
 struct Following {
     epoch: Epoch,
     upto: u64,
+    /// The last entry that there was at the beginning.
+    goal: u64,
     /// When all that there was had last been read; none where it is not known.
     whole_at: Option<Instant>,
     before: Option<Before>,
@@ -369,6 +371,10 @@ impl Shared {
             if following.is_none_or(|following| following.epoch != epoch) {
                 let begun = self.begin_log(&mut lane, epoch, following, started).await;
                 following = begun.or(following);
+                let is_whole = |now: Following| now.upto >= now.goal;
+                if begun.is_some_and(is_whole) {
+                    self.caught_up.store(true, Ordering::Relaxed);
+                }
             }
             let Some(now) = following.as_mut().filter(|now| now.epoch == epoch) else {
                 pause(RETRY).await;
@@ -399,6 +405,9 @@ impl Shared {
             if let Some(before) = now.before {
                 now.before = self.ask_about(before, &mut lane, epoch).await;
             }
+            if now.upto >= now.goal || page.entries.len() < PAGE {
+                self.caught_up.store(true, Ordering::Relaxed);
+            }
             if page.stuck {
                 if !was_stuck {
                     tracing::warn!("passed over an entry of the log whose id is no position");
@@ -428,15 +437,23 @@ impl Shared {
             last: now + SETTLED,
         });
         let span = self.log_span(lane, epoch, before).await?;
-        self.hub.follow(epoch.bits(), span.cut);
-        let is_cut = span.cut > 0 && said_at(span.cut) > started;
+        // Who is here before Redis was first met would take what the log kept for new.
+        let is_late = before.is_none() && self.hub.totals().own.connections > 0;
+        let from = if is_late {
+            span.last.max(span.cut)
+        } else {
+            span.cut
+        };
+        self.hub.follow(epoch.bits(), from);
+        let is_cut = from > 0 && said_at(from) > started;
         let is_missed = before.is_some_and(|before| span.was > before.upto);
         if is_cut || is_unsettled || is_missed {
-            self.missed(span.cut);
+            self.missed(from);
         }
         Some(Following {
             epoch,
-            upto: span.cut,
+            upto: from,
+            goal: span.last,
             whole_at: Some(now),
             before: before.filter(|_| !is_missed),
         })

@@ -115,6 +115,8 @@ struct Shared {
     resyncs: AtomicU64,
     /// True once Redis held a higher format.
     outdated: AtomicBool,
+    /// True once the log was read to where it ended when Redis was first met.
+    caught_up: AtomicBool,
 }
 
 /// The tasks of a cluster; they end when this is dropped.
@@ -182,6 +184,7 @@ impl Cluster {
             complained: Mutex::default(),
             resyncs: AtomicU64::new(0),
             outdated: AtomicBool::new(false),
+            caught_up: AtomicBool::new(false),
         }));
         hub.share(fingerprints);
         // Everything is told when Redis is met; until then a list of changes would know no bound.
@@ -293,11 +296,13 @@ impl Shared {
         }
     }
 
-    /// True until the others' numbers are known and the log of messages is followed.
+    /// True until the others' numbers are known and the log of messages is read: streams that
+    /// opened before would take old messages for new.
     fn is_behind(&self) -> bool {
         let view = self.view.lock();
         let followed = view.epoch().map(store::Epoch::bits) == Some(self.hub.position().epoch);
-        view.is_partial(Instant::now()) || !followed
+        let caught_up = self.caught_up.load(Ordering::Relaxed);
+        view.is_partial(Instant::now()) || !followed || !caught_up
     }
 
     fn turn(&self, epoch: store::Epoch, version: u64) {
