@@ -138,6 +138,17 @@ pub(crate) fn kernel_memory() -> Result<u64> {
     Ok(field(&text, "Slab:").ok_or("no Slab in meminfo")? << 10)
 }
 
+/// Connections that a firewall of the kernel tracks, and how many it tracks at the most, where it
+/// does: what is beyond is dropped without a word.
+pub(crate) fn tracked_connections() -> Option<(u64, u64)> {
+    let read = |name: &str| {
+        let text =
+            fs::read_to_string(format!("/proc/sys/net/netfilter/nf_conntrack_{name}")).ok()?;
+        text.trim().parse().ok()
+    };
+    Some((read("count")?, read("max")?))
+}
+
 /// This executable again in one of its other roles, which does what it is told line by line: an
 /// order goes in as JSON, a report comes out.
 #[derive(Debug)]

@@ -21,7 +21,7 @@ use crate::{
     Result,
     crowd::{self, Totals},
     orders::{Awaited, Awaits, Order},
-    process::{Role, kernel_memory},
+    process::{Role, kernel_memory, tracked_connections},
     redis::Redis,
     server::{self, Server},
     table::Row,
@@ -51,6 +51,7 @@ pub(crate) fn run(size: Size, findings: &mut Findings) -> Result<()> {
     // One more than it takes, so that the others have room for the readers of one that is killed.
     let count = (readers.div_ceil(A_NODE) + 1).max(3);
     let kernel = kernel_memory()?;
+    tell_tracking(readers, findings);
     let redis = Redis::start()?;
     let mut parts = Vec::new();
     for (number, readers) in (0..).zip(crowd::parted(readers, count)) {
@@ -168,6 +169,18 @@ pub(crate) fn run(size: Size, findings: &mut Findings) -> Result<()> {
     come_back(&mut parts, gone.readers, &awaits, findings)?;
     tell_warnings(&parts, findings);
     Ok(())
+}
+
+/// Says where the kernel will drop connections that nobody here is to blame for.
+fn tell_tracking(readers: u32, findings: &Findings) {
+    if let Some((tracked, most)) = tracked_connections()
+        && tracked + u64::from(readers) > most
+    {
+        findings.note(&format!(
+            "a firewall that tracks connections drops those beyond {}: net.netfilter.nf_conntrack_max",
+            thousands(most as f64)
+        ));
+    }
 }
 
 /// Waits until every node says that the large blog has so many readers; answers when that was,
