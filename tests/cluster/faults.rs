@@ -398,13 +398,14 @@ async fn serve_alone(scene: Scene, restore: impl FnOnce(&Cluster)) {
 #[test]
 fn a_clock_of_redis_that_steps_an_hour_back_and_forth_bends_no_number() {
     judged(async || {
-        let scene = Scene::on(Cluster::faking_clock(3).await).await;
+        let mut scene = Scene::on(Cluster::faking_clock(3).await).await;
         let hour = Duration::from_secs(3_600).as_millis();
         for step in [format!("{hour}"), format!("-{hour}"), "0".to_owned()] {
             let set = scene.cluster.redis.call(&["SET", CLOCK, &step]).await;
             assert_eq!(set.unwrap().text(), "OK");
             let stepped = Instant::now();
-            sleep(BURIED).await;
+            sleep_until(stepped + allow(BURIED) - allow(SETTLE)).await;
+            scene = rest(scene, SETTLE).await;
             // Nobody lost its lease for good, and nobody keeps one that it should not.
             scene.cluster.wait_until_met().await;
             let window = BURIED + LAG;
@@ -412,7 +413,6 @@ fn a_clock_of_redis_that_steps_an_hour_back_and_forth_bends_no_number() {
                 .crowd
                 .expect_seen((stepped, Instant::now()), allow(window), calm);
         }
-        let mut scene = scene;
         let dead = scene.crowd.on_node(1);
         scene.crowd.shut(1);
         let killed = Instant::now();
@@ -542,6 +542,7 @@ fn doubled_requests_bend_no_number() {
             ..Weather::default()
         };
         weather(&scene, doubling, BAD).await;
+        let scene = rest(scene, PATIENCE).await;
         clear(&scene);
         scene.heals_calmly().await;
     });
