@@ -126,6 +126,10 @@ impl Shared {
                 let again: Vec<ConnectionId> = dropped.claims.iter().map(|(id, _)| *id).collect();
                 self.hub.claim_again(Some(&again));
             }
+            let respite = self.view.lock().respite();
+            if let Some(respite) = respite {
+                pause(respite).await;
+            }
             self.begin(lane).await?;
         }
         let batch = match frozen.take() {

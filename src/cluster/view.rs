@@ -28,6 +28,10 @@ const SWEEP: Duration = Duration::from_secs(1);
 const LEASE: Duration = Duration::from_millis(LEASE_MS);
 /// Nothing acknowledged or heard for so long, and the others' numbers may be old.
 pub(super) const SILENCE: Duration = Duration::from_millis(2_500);
+/// What a node waits before it tells everything for the third time in a row, twice that before the
+/// fourth, and so on.
+const RESPITE: Duration = Duration::from_millis(500);
+const LONGEST_RESPITE: Duration = Duration::from_secs(8);
 /// How many of its own incarnations a node remembers.
 const PAST: usize = 8;
 
@@ -142,6 +146,8 @@ pub(super) struct View {
     pub(super) resync: bool,
     /// True until everything was told under this one.
     pub(super) telling: bool,
+    /// How often that was begun since it last came to its end.
+    begun: u32,
     /// True where totals and claims are to be read again, since some were missed.
     pub(super) reload: bool,
     /// True once all totals were read.
@@ -203,6 +209,7 @@ impl View {
             awaited: None,
             resync: true,
             telling: true,
+            begun: 0,
             reload: true,
             loaded: false,
             last_heard: None,
@@ -404,6 +411,13 @@ impl View {
         (self.next_batch > 1).then_some(self.me).or(self.older)
     }
 
+    /// How long to wait before everything is told anew: not at all, but longer each time where that
+    /// broke off again and again, since what it costs Redis is what it breaks off for.
+    pub(super) fn respite(&self) -> Option<Duration> {
+        let times = self.begun.checked_sub(2)?;
+        Some((RESPITE * 2_u32.pow(times.min(8))).min(LONGEST_RESPITE))
+    }
+
     /// Begins to tell everything under a new incarnation; answers the places of which something
     /// was told before.
     pub(super) fn begin(&mut self, me: Incarnation) -> Vec<Place> {
@@ -417,6 +431,7 @@ impl View {
         self.applied = 0;
         self.resync = false;
         self.telling = true;
+        self.begun = self.begun.saturating_add(1);
         // Those that were not acknowledged are made again where the stream is still open.
         self.recent.retain(|_, (number, _)| number.is_some());
         let mut places = Vec::new();
@@ -548,6 +563,7 @@ impl View {
         if frozen.done {
             self.older = None;
             self.telling = false;
+            self.begun = 0;
             // Whatever was announced while shares were not settled is looked at again.
             self.reload = true;
         }

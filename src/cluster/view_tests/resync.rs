@@ -174,3 +174,19 @@ fn batches_and_what_is_acknowledged_are_counted_from_the_start() {
     assert_eq!(node.tell(Vec::new()), 1);
     assert_eq!(node.view.acknowledged(), 1);
 }
+
+/// What it costs Redis to be told everything by all nodes at once may be what it breaks off for.
+#[test]
+fn a_node_that_never_comes_to_the_end_of_telling_everything_waits_longer_each_time() {
+    let mut node = Node::ready();
+    let mut waits = Vec::new();
+    for number in 2..=9 {
+        waits.push(node.view.respite().map(|wait| wait.as_millis()));
+        node.view.begin(incarnation(number));
+    }
+    assert_eq!(waits[..2], [None, None]);
+    let waited: Vec<u128> = waits.into_iter().flatten().collect();
+    assert_eq!(waited, [500, 1_000, 2_000, 4_000, 8_000, 8_000]);
+    node.tell_last(Vec::new());
+    assert_eq!(node.view.respite(), None);
+}
