@@ -31,6 +31,8 @@ use crate::{
 const A_NODE: u32 = 19_000;
 /// Until the readers of a killed node are in no node's totals any more.
 const GONE_MS: f64 = 5_000.0;
+/// How much nodes and load give way to Redis, which is one process beside them all.
+const NICE: i32 = 10;
 /// Connections on their way at a time, of all load together.
 const AT_ONCE: usize = 1_500;
 /// How long the load may take: to come in, for each so many, and to be right.
@@ -53,6 +55,8 @@ pub(crate) fn run(size: Size, findings: &mut Findings) -> Result<()> {
     let kernel = kernel_memory()?;
     tell_tracking(readers, findings);
     let redis = Redis::start()?;
+    // Redis goes first, as on a machine of its own.
+    rustix::process::nice(NICE)?;
     let mut parts = Vec::new();
     for (number, readers) in (0..).zip(crowd::parted(readers, count)) {
         let node = server::node(&format!("many-{number}"), redis.address, "many:")?;
