@@ -604,3 +604,23 @@ async fn an_idle_node_sends_at_most_five_commands_a_second() {
         );
     }
 }
+
+#[tokio::test]
+async fn however_much_changes_a_node_tells_it_twenty_times_a_second_at_most() {
+    const CHANGES: u64 = 1_000;
+    let cluster = Cluster::start(2).await;
+    let (a, b) = cluster.pair();
+    let mut far = b.join("blog:0").await;
+    let sent = || cluster.links[0].requests().values().sum::<u64>();
+    let (before, began) = (sent(), Instant::now());
+    let mut readers = Vec::new();
+    for number in 0..CHANGES {
+        readers.push(a.join(&format!("blog:{}", number % 10)).await);
+    }
+    let (calls, time) = (sent() - before, began.elapsed().as_secs_f64());
+    println!("{calls} calls of {CHANGES} changes in {time} s");
+    // Each batch and the announcement after it, and what an idle node sends.
+    assert!((calls as f64) < time * 45.0 + 10.0, "{calls} in {time} s");
+    let all = CHANGES / 10 + 1;
+    far.wait_for("blog:0", Numbers::new(all, all, 0)).await;
+}
