@@ -218,16 +218,9 @@ impl Shared {
         let me = Incarnation::random();
         let (stamp, older, abandoned) = {
             let view = self.view.lock();
-            let older = view.predecessor();
-            (
-                view.stamp(),
-                older,
-                view.older.filter(|dropped| Some(*dropped) != older),
-            )
+            (view.stamp(), view.predecessor(), view.abandoned())
         };
         if let Some(abandoned) = abandoned {
-            // One that was not yet taken over as a whole when this one broke off: what is left of it
-            // is taken off by whoever is told.
             let released = lane.release(stamp, abandoned).await;
             self.done(self.called("release", released)?)?;
         }

@@ -371,15 +371,14 @@ impl Shared {
             if following.is_none_or(|following| following.epoch != epoch) {
                 let begun = self.begin_log(&mut lane, epoch, following, started).await;
                 following = begun.or(following);
-                let is_whole = |now: Following| now.upto >= now.goal;
-                if begun.is_some_and(is_whole) {
-                    self.caught_up.store(true, Ordering::Relaxed);
-                }
             }
             let Some(now) = following.as_mut().filter(|now| now.epoch == epoch) else {
                 pause(RETRY).await;
                 continue;
             };
+            if now.upto >= now.goal {
+                self.caught_up.store(true, Ordering::Relaxed);
+            }
             let page = lane.read_log(epoch, now.upto, PAGE, BLOCK).await;
             let Some(page) = self.called("read_log", page) else {
                 now.whole_at = None;
@@ -402,11 +401,12 @@ impl Shared {
             }
             now.upto = page.upto;
             now.whole_at = (page.entries.len() < PAGE).then(Instant::now);
+            if now.whole_at.is_some() {
+                // Of what there was at the beginning, nothing is left that was not read.
+                now.goal = now.upto;
+            }
             if let Some(before) = now.before {
                 now.before = self.ask_about(before, &mut lane, epoch).await;
-            }
-            if now.upto >= now.goal || page.entries.len() < PAGE {
-                self.caught_up.store(true, Ordering::Relaxed);
             }
             if page.stuck {
                 if !was_stuck {

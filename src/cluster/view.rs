@@ -411,6 +411,13 @@ impl View {
         (self.next_batch > 1).then_some(self.me).or(self.older)
     }
 
+    /// The incarnation before that one, where it was not yet taken over as a whole: nobody will, and
+    /// what is left of it is for whoever is told to take off.
+    pub(super) fn abandoned(&self) -> Option<Incarnation> {
+        let predecessor = self.predecessor();
+        self.older.filter(|older| Some(*older) != predecessor)
+    }
+
     /// How long to wait before everything is told anew: not at all, but longer each time where that
     /// broke off again and again, since what it costs Redis is what it breaks off for.
     pub(super) fn respite(&self) -> Option<Duration> {

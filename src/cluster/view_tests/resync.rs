@@ -138,9 +138,13 @@ fn entries_are_taken_over_from_whoever_told_something_in_this_epoch() {
     assert_eq!(node.view.predecessor(), Some(incarnation(2)));
     node.view.begin(incarnation(4));
     assert_eq!(node.view.older, Some(incarnation(2)));
+    assert_eq!(node.view.abandoned(), None);
     node.tell(vec![part("blog:1", 1)]);
+    // From here on nobody takes over what is left of the second.
+    assert_eq!(node.view.abandoned(), Some(incarnation(2)));
     node.view.begin(incarnation(5));
     assert_eq!(node.view.older, Some(incarnation(4)));
+    assert_eq!(node.view.abandoned(), None);
     node.view.turn(epoch(2), 0, node.now);
     assert_eq!(node.view.predecessor(), None);
     node.view.begin(incarnation(6));
